@@ -1,0 +1,210 @@
+// The release store and the tree transaction of one service: captures its tree as immutable releases, and brings the
+// tree from one state to another by renames, so that after any crash it is wholly the old or wholly the new one.
+//
+// On disk, below Options::state_folder:
+//   store/            packs of objects, named by SHA-256, shared by all services of the agent
+//   services/NAME/    manifests, standing, stat cache, and the transaction journal of one service
+// and, on the tree's own filesystem, a root-only staging folder beside the tree (inside it, as ".rb-staging", when the
+// tree is a mount point).
+//
+// Life of an operation:  Prepare → Commit → Keep      (it stays)
+//                                         ↘ Undo      (as if it never was)
+//                        Prepare → Undo               (staging is thrown away)
+// Each is durable when it returns OK, and idempotent: repeating it with the same operation id gives the same answer.
+#ifndef RB_AGENT_CORE_ENGINE_ENGINE_H_
+#define RB_AGENT_CORE_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "agent/core/ports/database_copier.h"
+#include "agent/core/ports/snapshot_source.h"
+#include "agent/core/release.h"
+#include "agent/core/service.h"
+#include "common/clock.h"
+
+namespace rb::agent {
+
+struct CaptureRequest {
+  Cause cause = Cause::kBackup;
+  std::string commit;
+  std::string version;
+  std::string operation_id;
+  std::string reason;
+  bool pinned = false;
+};
+
+// What to bring the tree to. Exactly one is set.
+struct EngineTarget {
+  // A release by its name.
+  std::string release_name;
+  // A commit: not owned, used only during the call.
+  SnapshotSource* snapshot = nullptr;
+  // With `snapshot`: its commit and version, and the commit whose files may be removed when the snapshot lacks them
+  // (what is live now; not owned; null: nothing is removed, since nothing is known to come from git).
+  std::string commit;
+  std::string version;
+  SnapshotSource* baseline = nullptr;
+};
+
+struct Delta {
+  uint64_t files_added = 0;
+  uint64_t files_changed = 0;
+  uint64_t files_removed = 0;
+  // Folders, links, fifos, and entries whose attributes alone change.
+  uint64_t other_changes = 0;
+  uint64_t bytes_to_stage = 0;
+  // The first 20 of what changes, sorted, printable.
+  std::vector<std::string> sample_paths;
+  // Unified diff of changed text files of the config component, at most 16 KiB.
+  std::string config_diff;
+  // Entries that a release cannot keep (sockets, devices), at most 20.
+  std::vector<std::string> not_captured;
+
+  bool empty() const { return files_added + files_changed + files_removed + other_changes == 0; }
+};
+
+// Where the time went.
+struct EngineTimes {
+  absl::Duration walk;
+  absl::Duration hash;
+  absl::Duration compress;
+  absl::Duration write;
+  absl::Duration sync;
+  absl::Duration total;
+};
+
+struct PreparedTransaction {
+  Delta delta;
+  // The release that holds what will be replaced: what undo of the whole operation goes back to. It may be an older
+  // release when the tree is equal to it.
+  Release replaced;
+  EngineTimes times;
+};
+
+enum class TransactionPhase { kNone, kPrepared, kCommitted };
+
+struct OpenTransaction {
+  TransactionPhase phase = TransactionPhase::kNone;
+  std::string operation_id;
+  // Commit and version that the tree holds once committed; empty when unknown.
+  std::string target_commit;
+  std::string target_version;
+  std::string target_release;
+  std::string replaced_release;
+};
+
+// What the live tree was last known to be.
+struct Current {
+  // Empty when nothing was captured yet.
+  std::string release_name;
+  std::string commit;
+  std::string version;
+  // The tree no longer equals that release in code and config.
+  bool drifted = false;
+};
+
+struct ProofReport {
+  uint64_t entries = 0;
+  uint64_t bytes = 0;
+  // Empty when it is proved; else what differs or is damaged, at most 20.
+  std::vector<std::string> findings;
+  absl::Duration took;
+};
+
+struct PruneReport {
+  std::vector<std::string> removed;
+  uint64_t bytes_freed = 0;
+};
+
+// Thread-safe: calls on one Engine run one after another, except Releases, GetCurrent and GetOpenTransaction, which do
+// not wait for a running call. Engines of several services share a store and may run at the same time; several
+// processes (the daemon and `rb-agent local`) exclude each other with a lock file: UNAVAILABLE, naming it.
+class Engine {
+ public:
+  struct Options {
+    std::string state_folder;
+    // Not owned; outlive the engine. `database_copier` may be null when the tree has no databases.
+    Clock* clock = nullptr;
+    DatabaseCopier* database_copier = nullptr;
+    // Called now and then from long work with a short text; may be null.
+    std::function<void(absl::string_view)> on_progress;
+    // Returns true when long work should stop at the next safe point, with CANCELLED; may be null. Commit and Undo do
+    // not ask once they have begun.
+    std::function<bool()> is_cancelled;
+  };
+
+  // Makes what is missing on disk. FAILED_PRECONDITION when the state folder was written by a newer version.
+  static absl::StatusOr<std::unique_ptr<Engine>> Open(Options options, ServiceTree tree);
+  virtual ~Engine() = default;
+
+  // Captures the live tree. A tree equal to the newest release with the same commit gives that release again (its cause
+  // and pin are updated), not a copy.
+  // DATA_LOSS: a database is damaged. RESOURCE_EXHAUSTED: no space; nothing is left behind.
+  virtual absl::StatusOr<Release> Capture(const CaptureRequest& request) = 0;
+
+  // Newest first.
+  virtual absl::StatusOr<std::vector<Release>> Releases() = 0;
+  virtual absl::StatusOr<Current> GetCurrent() = 0;
+  // Compares the live tree with the current release (one stat walk) and updates `drifted`.
+  virtual absl::StatusOr<Current> CheckDrift() = 0;
+  virtual absl::StatusOr<OpenTransaction> GetOpenTransaction() = 0;
+
+  // Why nothing can be prepared here: the tree is missing, a mount lies inside it, too little space for `delta`, the
+  // filesystem cannot exchange files. Empty when all is well.
+  virtual std::vector<std::string> Problems(const std::optional<Delta>& delta) = 0;
+
+  // What Prepare would change. Writes nothing to the tree; may import a snapshot into the store.
+  virtual absl::StatusOr<Delta> Compare(const EngineTarget& target, const Components& components) = 0;
+
+  // Captures what is live, stages what differs, and records the intent. The tree is untouched.
+  // FAILED_PRECONDITION: another operation is open (named), or Problems is not empty. DATA_LOSS: the target is damaged
+  // (which object, which releases it hurts). NOT_FOUND: no such release.
+  virtual absl::StatusOr<PreparedTransaction> Prepare(const std::string& operation_id, const EngineTarget& target,
+                                                      const Components& components, const std::string& reason) = 0;
+  // Content of a staged or unchanged config file as it will be after Commit, for checking it before; NOT_FOUND when the
+  // target has no such file. Path relative to the tree.
+  virtual absl::StatusOr<std::string> ReadPrepared(const std::string& operation_id, const std::string& path) = 0;
+  // Paths of the target that match a glob, as they will be after Commit, sorted.
+  virtual absl::StatusOr<std::vector<std::string>> ListPrepared(const std::string& operation_id,
+                                                                absl::string_view glob) = 0;
+
+  // Swaps. The caller has stopped the service. ABORTED when a path that is to change was changed since Prepare: nothing
+  // is changed then. On any other error the tree has been brought back to the old state, unless the message says that
+  // recovery is needed.
+  virtual absl::StatusOr<EngineTimes> Commit(const std::string& operation_id) = 0;
+  // Swaps back, or throws staging away. The caller has stopped the service when the phase is kCommitted. OK when the
+  // operation is not known (nothing to undo).
+  virtual absl::Status Undo(const std::string& operation_id) = 0;
+  // The new state stays: records it as a release (target's name, or a new one with `cause` for a snapshot), makes it
+  // current, sets standings (`good`: the new one; `replaced_is_bad`: the old one, with the reason), drops the undo.
+  // OK with the same release when repeated.
+  virtual absl::StatusOr<Release> Keep(const std::string& operation_id, Cause cause, bool good, bool replaced_is_bad,
+                                       const std::string& reason) = 0;
+
+  // To be called before the service may start and before anything else after a crash: completes a swap that had begun,
+  // or undoes it when it cannot be completed; clears unfinished staging. Says what it did, for a person; empty when
+  // there was nothing to do.
+  virtual absl::StatusOr<std::string> Recover() = 0;
+
+  // Really restores the release into a scratch folder on the tree's filesystem, compares every digest and attribute,
+  // checks databases, and records the proof.
+  virtual absl::StatusOr<ProofReport> Prove(const std::string& release_name) = 0;
+  virtual absl::Status SetStanding(const std::string& release_name, Standing standing, const std::string& reason) = 0;
+  virtual absl::Status SetPinned(const std::string& release_name, bool pinned) = 0;
+  // Removes releases beyond the newest `keep_good` good ones; keeps the current one, pinned ones, the only proved one,
+  // what an open transaction refers to, and `also_keep`. Then collects garbage.
+  virtual absl::StatusOr<PruneReport> Prune(uint32_t keep_good, const std::vector<std::string>& also_keep) = 0;
+};
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_ENGINE_ENGINE_H_

@@ -1,0 +1,48 @@
+#ifndef RB_AGENT_CORE_PORTS_PROBE_H_
+#define RB_AGENT_CORE_PORTS_PROBE_H_
+
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace rb::agent {
+
+struct ProbeResult {
+  // Unique within the service, for example "http http://127.0.0.1:8001/api/health".
+  std::string name;
+  // "unit", "http", "log", "journal", "sqlite", "tcp", "command", "version".
+  std::string kind;
+  bool passed = false;
+  // Passing or failing may still change without anything being wrong: keep asking until the deadline. False when it can
+  // only stay failed (a forbidden log line was seen): the verdict is final at once.
+  bool may_recover = true;
+  std::string observed;
+  std::string expected;
+  absl::Duration took;
+};
+
+// What a run of probes is about.
+struct ProbeContext {
+  // When we last started the service, UTC, for logs; absl::InfinitePast() when unknown.
+  absl::Time started_at = absl::InfinitePast();
+  // Same moment on the monotonic clock.
+  absl::Duration started_at_monotonic;
+  // What should be running, for the version probe; empty when unknown: that probe then passes and says so.
+  std::string expected_commit;
+  std::string expected_version;
+  // Skip waiting for stability (unit: stable_for): one good look is enough.
+  bool quick = false;
+};
+
+// One health check. Run blocks, for at most the probe's own timeout; one caller at a time.
+class Probe {
+ public:
+  virtual ~Probe() = default;
+  virtual ProbeResult Run(const ProbeContext& context) = 0;
+  // Called right before the service is started, so that a probe can remember where logs end and what the process was.
+  virtual void BeforeStart() {}
+};
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_PORTS_PROBE_H_

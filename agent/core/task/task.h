@@ -1,0 +1,147 @@
+// A task and its result, as the agent's core sees them; mirrors proto/rb/v1/agent_link.proto, where each field is
+// explained. adapters/link converts.
+#ifndef RB_AGENT_CORE_TASK_TASK_H_
+#define RB_AGENT_CORE_TASK_TASK_H_
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "agent/core/engine/engine.h"
+#include "agent/core/ports/probe.h"
+#include "agent/core/release.h"
+#include "agent/core/service.h"
+
+namespace rb::agent {
+
+enum class Method { kAuto, kBackup, kGit };
+enum class Verdict { kUnknown, kHealthy, kUnhealthy };
+enum class HostState { kUnspecified, kUntouched, kPrepared, kCommitted, kKept, kReverted };
+enum class Stage {
+  kAccepted,
+  kCapturing,
+  kStaging,
+  kStopping,
+  kSwapping,
+  kStarting,
+  kProbing,
+  kHealthy,
+  kUndoing,
+};
+
+struct TargetReference {
+  enum class Kind { kNone, kNamed, kLastGood, kPrevious, kBefore };
+  Kind kind = Kind::kNone;
+  std::string name;
+  absl::Time before;
+  bool force = false;
+};
+
+struct VerifyPolicy {
+  absl::Duration deadline = absl::Seconds(60);
+  absl::Duration soak;
+};
+
+struct UnattendedPolicy {
+  absl::Duration patience = absl::Seconds(30);
+  bool undo_when_unhealthy = true;
+  bool undo_when_unconfirmed = false;
+  VerifyPolicy verify;
+};
+
+struct InspectStep {
+  TargetReference target;
+  Method method = Method::kAuto;
+  Components components;
+  bool fetch = false;
+};
+struct BackupStep {
+  std::string reason;
+  bool pin = false;
+  bool prove = false;
+};
+struct PrepareStep {
+  std::string release_name;
+  std::string commit;
+  Method method = Method::kBackup;
+  Components components;
+  std::string reason;
+  bool deploy = false;
+  bool check_config = true;
+};
+struct CommitStep {
+  UnattendedPolicy unattended;
+};
+struct VerifyStep {
+  VerifyPolicy policy;
+};
+struct RevertStep {
+  std::string reason;
+  VerifyPolicy verify;
+};
+struct KeepStep {
+  bool good = false;
+  bool replaced_is_bad = false;
+  std::string reason;
+};
+
+struct Task {
+  std::string operation_id;
+  std::string step_id;
+  uint64_t fencing_number = 0;
+  std::string service;
+  absl::Duration timeout;
+  std::variant<InspectStep, BackupStep, PrepareStep, CommitStep, VerifyStep, RevertStep, KeepStep> step;
+};
+
+struct Candidate {
+  Method method = Method::kBackup;
+  Release release;  // for kBackup
+  std::string commit;
+  std::string version;
+  std::string refused_because;
+  Delta delta;
+  bool already_there = false;
+};
+
+struct HostTimes {
+  absl::Duration prepare;
+  absl::Duration stop;
+  absl::Duration swap;
+  absl::Duration start;
+  absl::Duration downtime;
+};
+
+struct TaskResult {
+  std::string operation_id;
+  std::string step_id;
+  std::string service;
+  absl::Status status;
+  HostState state = HostState::kUnspecified;
+  HostTimes times;
+  Verdict verdict = Verdict::kUnknown;
+  std::vector<ProbeResult> probes;
+  std::vector<Candidate> candidates;
+  std::vector<std::string> problems;
+  Release release;
+  Delta delta;
+  std::string from_release;
+  std::string from_commit;
+  std::string from_version;
+  bool done_alone = false;
+};
+
+struct TaskProgress {
+  std::string operation_id;
+  std::string step_id;
+  std::string service;
+  Stage stage = Stage::kAccepted;
+  std::string detail;
+};
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_TASK_TASK_H_

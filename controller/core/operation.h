@@ -1,0 +1,213 @@
+// One operation as a state machine: pure, total and deterministic. The driver (adapters/driver) keeps it:
+//
+//   event → Decide(operation, event) → append the event to the journal → replace the operation → carry out the effects
+//
+// Recovery is the same code fed from the journal: fold Decide over the events, drop the effects, then carry out
+// OutstandingEffects once. Steps have ids that follow from the operation, so that a repeated one is recognised.
+//
+//   PLANNED → LOCKED → PREPARING ─┬→ COMMITTING w → VERIFYING w ─┬→ (next wave) COMMITTING w+1 …
+//                                 │          │            │      └→ KEEPING → SUCCEEDED
+//                                 │          └────────────┴→ REVERTING → REVERTED
+//                                 └→ REVERTING (throw staging away) → ABORTED
+//   on_failure hold: COMMITTING or VERIFYING → KEEPING (not good) → NEEDS_ATTENTION
+//   any host that does not answer, or fails to revert: … → NEEDS_ATTENTION, naming it
+//   backup: LOCKED → PREPARING → SUCCEEDED or ABORTED
+//   every host already there and healthy: PLANNED → LOCKED → SUCCEEDED (already_there)
+#ifndef RB_CONTROLLER_CORE_OPERATION_H_
+#define RB_CONTROLLER_CORE_OPERATION_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "controller/core/plan.h"
+
+namespace rb::controller {
+
+enum class OperationState {
+  kPlanned,
+  kLocked,
+  kPreparing,
+  kCommitting,
+  kVerifying,
+  kKeeping,
+  kReverting,
+  kSucceeded,
+  kAborted,
+  kReverted,
+  kNeedsAttention,
+};
+
+bool IsFinal(OperationState state);
+// The edges of the drawing above; Decide never takes another.
+bool IsLegalTransition(OperationState from, OperationState to);
+absl::string_view NameOf(OperationState state);
+
+enum class StepKind { kInspect, kBackup, kPrepare, kCommit, kVerify, kRevert, kKeep };
+
+struct HostTimes {
+  absl::Duration prepare;
+  absl::Duration stop;
+  absl::Duration swap;
+  absl::Duration start;
+  absl::Duration downtime;
+  absl::Duration recovery;
+};
+
+enum class StatusCode { kOk, kFailed, kUnavailable, kDeadlineExceeded, kRefused, kCancelled };
+
+struct StepResult {
+  std::string step_id;
+  StatusCode code = StatusCode::kOk;
+  std::string message;
+  HostState state = HostState::kUnspecified;
+  HostTimes times;
+  Verdict verdict = Verdict::kUnknown;
+  std::vector<ProbeResult> probes;
+  std::vector<Candidate> candidates;
+  std::vector<std::string> problems;
+  Release release;
+  DeltaSummary delta;
+  std::string from_release;
+  std::string from_commit;
+  std::string from_version;
+  bool done_alone = false;
+};
+
+// Where one host stands within the operation.
+struct HostProgress {
+  HostPlan plan;
+  HostState state = HostState::kUntouched;
+  // The step that is under way; empty if none.
+  std::string step_id;
+  StepKind step_kind = StepKind::kPrepare;
+  // How often the step was started anew (fallback methods, retries).
+  uint32_t attempt = 0;
+  // Which of the plan's candidates is used: 0 is plan itself, n is plan.fallbacks[n-1].
+  uint32_t candidate = 0;
+  HostTimes times;
+  absl::Duration target;
+  bool target_met = false;
+  Verdict verdict = Verdict::kUnknown;
+  std::vector<ProbeResult> probes;
+  std::string error;
+  // Holds what was replaced.
+  std::string replaced_release;
+  std::string to_release;
+  // The step under way ended in failure, or no answer came in time: what the host holds may be unknown.
+  bool failed = false;
+  bool state_unknown = false;
+};
+
+struct Operation {
+  std::string id;
+  Plan plan;
+  OperationState state = OperationState::kPlanned;
+  std::string summary;
+  bool already_there = false;
+  std::string requested_by;
+  std::string idempotency_key;
+  absl::Time accepted_at;
+  absl::Time ended_at = absl::InfiniteFuture();
+  // On the operation's own monotonic clock, see Event::elapsed.
+  absl::Duration recovery;
+  bool target_met = false;
+  // In plan order.
+  std::vector<HostProgress> hosts;
+  uint32_t wave = 0;
+  bool abort_requested = false;
+  std::string abort_reason;
+  uint64_t fencing_number = 0;
+  uint64_t last_sequence = 0;
+  std::vector<std::string> next_commands;
+};
+
+// Events. Each is written to the journal before it is acted on.
+struct Accepted {  // the first one; creates the operation
+  std::string id;
+  Plan plan;
+  std::string requested_by;
+  std::string idempotency_key;
+  uint64_t fencing_number = 0;
+};
+struct LockTaken {};
+struct StepEnded {
+  std::string host;
+  StepResult result;
+};
+// No answer within the step's deadline.
+struct StepTimedOut {
+  std::string host;
+  std::string step_id;
+};
+struct AbortRequested {
+  std::string by;
+  std::string reason;
+};
+
+struct Event {
+  // From 1 in each operation, without gaps.
+  uint64_t sequence = 0;
+  // UTC, for the record.
+  absl::Time at;
+  // Since the operation was accepted, on the monotonic clock (across a restart of the controller the driver continues
+  // it).
+  absl::Duration elapsed;
+  std::variant<Accepted, LockTaken, StepEnded, StepTimedOut, AbortRequested> body;
+};
+
+// Effects.
+struct StartStep {
+  std::string host;
+  std::string step_id;
+  StepKind kind = StepKind::kPrepare;
+  // After this the driver posts StepTimedOut. The agent gets the same, less a margin.
+  absl::Duration deadline;
+  // kPrepare
+  std::string release_name;
+  std::string commit;
+  Method method = Method::kBackup;
+  bool deploy = false;
+  bool check_config = true;
+  // kCommit, kVerify, kRevert
+  absl::Duration verify_deadline;
+  absl::Duration verify_soak;
+  bool undo_when_unhealthy = false;
+  bool undo_when_unconfirmed = false;
+  // kKeep
+  bool good = false;
+  bool replaced_is_bad = false;
+  // kBackup
+  bool pin = false;
+  std::string reason;
+};
+struct CancelStep {
+  std::string host;
+  std::string step_id;
+};
+struct TakeLock {};
+struct ReleaseLock {};
+using Effect = std::variant<StartStep, CancelStep, TakeLock, ReleaseLock>;
+
+struct Decision {
+  Operation operation;
+  std::vector<Effect> effects;
+  // What happened, one line each for the history: (host or "", text).
+  std::vector<std::pair<std::string, std::string>> notes;
+};
+
+// Takes the operation one event further. An event that no longer matters (an old step's result, an abort of an ended
+// operation) changes nothing but last_sequence.
+Decision Decide(const Operation& operation, const Event& event);
+
+// The effects that may not have been carried out: steps under way, a lock not yet taken or given back. For a controller
+// that has just started, and for a host that has just connected again (`host`; empty: all).
+std::vector<Effect> OutstandingEffects(const Operation& operation, absl::string_view host);
+
+}  // namespace rb::controller
+
+#endif  // RB_CONTROLLER_CORE_OPERATION_H_

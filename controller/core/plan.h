@@ -1,0 +1,216 @@
+// What was asked for, what the hosts answered, and what would be done about it. Pure: the same spec, fleet and answers
+// give the same plan. Field meanings: proto/rb/v1/fleet_service.proto and types.proto.
+#ifndef RB_CONTROLLER_CORE_PLAN_H_
+#define RB_CONTROLLER_CORE_PLAN_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "controller/core/fleet.h"
+
+namespace rb::controller {
+
+enum class OperationKind { kRollback, kDeploy, kBackup, kUndo };
+enum class Method { kAuto, kBackup, kGit };
+enum class Component { kCode, kConfig, kData };
+enum class Cause { kBackup, kDeploy, kReplaced, kExternal };
+enum class Durability { kCaptured, kDurable, kVerified, kProved };
+enum class Standing { kUnknown, kGood, kBad };
+enum class Verdict { kUnknown, kHealthy, kUnhealthy };
+enum class HostState { kUnspecified, kUntouched, kPrepared, kCommitted, kKept, kReverted };
+
+struct TargetReference {
+  enum class Kind { kLastGood, kNamed, kPrevious, kBefore };
+  Kind kind = Kind::kLastGood;
+  std::string name;
+  absl::Time before;
+  bool force = false;
+};
+
+struct OperationSpec {
+  OperationKind kind = OperationKind::kRollback;
+  std::string environment;
+  std::string service;
+  std::vector<std::string> hosts;
+  TargetReference target;
+  Method method = Method::kAuto;
+  // Empty: code and config.
+  std::vector<Component> components;
+  std::string reason;
+  bool hold_on_failure = false;
+  bool emergency = false;
+  bool force = false;
+  std::string undo_operation_id;
+  bool pin = false;
+  bool even_if_already_there = false;
+};
+
+struct Release {
+  std::string name;
+  std::string manifest_digest;
+  std::string commit;
+  std::string version;
+  Cause cause = Cause::kBackup;
+  absl::Time captured_at;
+  Durability durability = Durability::kCaptured;
+  Standing standing = Standing::kUnknown;
+  absl::Time last_proved_at = absl::InfinitePast();
+  uint64_t entry_count = 0;
+  uint64_t content_bytes = 0;
+  bool pinned = false;
+  std::string operation_id;
+  std::string reason;
+};
+
+struct DeltaSummary {
+  uint64_t files_added = 0;
+  uint64_t files_changed = 0;
+  uint64_t files_removed = 0;
+  uint64_t other_changes = 0;
+  uint64_t bytes_to_stage = 0;
+  std::vector<std::string> sample_paths;
+  std::string config_diff;
+  std::vector<std::string> not_captured;
+};
+
+struct Candidate {
+  Method method = Method::kBackup;
+  // For kBackup.
+  std::optional<Release> release;
+  std::string commit;
+  std::string version;
+  // Empty when it can be used.
+  std::string refused_because;
+  DeltaSummary delta;
+  bool already_there = false;
+};
+
+struct ProbeResult {
+  std::string name;
+  std::string kind;
+  bool passed = false;
+  std::string observed;
+  std::string expected;
+  absl::Duration took;
+};
+
+// What one host answered to the inspect step of planning; `connected` false: it could not be asked.
+struct Inspection {
+  bool connected = false;
+  // The agent does not know the service, or failed to inspect: what it said.
+  std::string error;
+  std::vector<Candidate> candidates;
+  std::vector<std::string> problems;
+  Verdict verdict = Verdict::kUnknown;
+  std::vector<ProbeResult> probes;
+  std::string current_release;
+  std::string current_commit;
+  std::string current_version;
+};
+
+struct HostPlan {
+  std::string host;
+  Method method = Method::kBackup;
+  std::string method_because;
+  std::string release_name;
+  std::string commit;
+  std::string version;
+  std::string from_release;
+  std::string from_commit;
+  std::string from_version;
+  DeltaSummary delta;
+  bool already_there = false;
+  // Tried in this order when preparing by `method` fails.
+  std::vector<Candidate> fallbacks;
+  // From 1.
+  uint32_t wave = 1;
+  Durability durability = Durability::kCaptured;
+  absl::Time last_proved_at = absl::InfinitePast();
+};
+
+struct Refusal {
+  enum class Code {
+    kNone,
+    kBadRequest,
+    kUnknownEnvironment,
+    kUnknownHost,
+    kUnknownService,
+    kHostOffline,
+    kLocked,
+    kNoCandidate,
+    kAmbiguous,
+    kHostProblem,
+    kReasonRequired,
+    kPermission,
+    kGate,
+    kUnknownOperation,
+    kQuarantined,
+    kStoreFull,
+  };
+  Code code = Code::kNone;
+  std::string message;
+  std::string next_command;
+  std::string holder_operation_id;
+  // Host → what there is.
+  std::map<std::string, std::vector<Candidate>> candidates;
+  std::vector<std::string> hosts;
+
+  bool refused() const { return code != Code::kNone; }
+};
+
+struct Plan {
+  OperationSpec spec;
+  // In the order in which they are changed.
+  std::vector<HostPlan> hosts;
+  uint32_t wave_count = 0;
+  absl::Duration target;
+  std::vector<std::string> notes;
+  Refusal refusal;
+  // Policy of the fleet file, as it was when planned: an operation is not changed by editing the file.
+  OnFailure on_failure = OnFailure::kRevertAll;
+  absl::Duration verify_deadline = absl::Seconds(60);
+  absl::Duration verify_soak;
+};
+
+// What planning has to know of the past.
+struct PlanningHistory {
+  // Operation that holds the lock of the service and environment; empty if none.
+  std::string lock_holder;
+  // The commit that each environment last succeeded with for this service (for gates): environment → commits, newest
+  // first, at most 100.
+  std::map<std::string, std::vector<std::string>> succeeded_commits;
+  // For undo: host → release that the operation replaced; absent when the operation is not known.
+  std::optional<std::map<std::string, std::string>> undo_releases;
+};
+
+// Checks the request against the fleet file alone, fills in what may be left out (the only service), and gives the
+// hosts in scope. Refuses unknown names with the nearest spelling, missing reasons (rollback, deploy, undo of the
+// environment with the highest order; any forced or emergency operation), and requests that contradict themselves.
+struct Scope {
+  OperationSpec spec;
+  std::vector<std::string> hosts;
+  Refusal refusal;
+};
+Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet);
+
+// The whole plan; plan.refusal says why it would not be carried out. `inspections` has an entry for each host in scope.
+// All hosts must come to the same commit (or, where commits are not known, the same release standing): otherwise
+// kAmbiguous with the candidates. Method auto: backup when a usable proved release exists; else git; else a backup that
+// is verified but not proved, with a note.
+Plan MakePlan(const Scope& scope, const Fleet& fleet, const std::map<std::string, Inspection>& inspections,
+              const PlanningHistory& history);
+
+// Hosts → wave numbers from 1, in order: each wave has `size` hosts (percent is rounded up), at least one.
+std::vector<uint32_t> AssignWaves(size_t host_count, const WaveSize& size);
+
+// "50%" or "2". False for anything else, 0, or more than 100%.
+bool ParseWaveSize(absl::string_view text, WaveSize* size);
+
+}  // namespace rb::controller
+
+#endif  // RB_CONTROLLER_CORE_PLAN_H_
