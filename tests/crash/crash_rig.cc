@@ -1,0 +1,147 @@
+#include "tests/crash/crash_rig.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "common/status.h"
+#include "common/unique_fd.h"
+#include "tests/crash/recording_disk.h"
+
+namespace rb::crash {
+namespace {
+
+// The smallest that each mkfs takes (xfsprogs 6 refuses less than 300 MiB). Unwritten parts cost nothing.
+constexpr uint64_t kDiskBytes = 320ull << 20;
+constexpr size_t kFindingsKept = 10;
+
+absl::Status RunProgram(const std::vector<std::string>& argv) {
+  const pid_t child = fork();
+  if (child < 0) return ErrnoStatus(errno, "fork");
+  if (child == 0) {
+    const int nowhere = open("/dev/null", O_RDWR);
+    dup2(nowhere, STDIN_FILENO);
+    dup2(nowhere, STDOUT_FILENO);
+    dup2(nowhere, STDERR_FILENO);
+    std::vector<char*> arguments;
+    for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
+    arguments.push_back(nullptr);
+    execvp(arguments[0], arguments.data());
+    _exit(127);
+  }
+  int status = 0;
+  if (waitpid(child, &status, 0) != child || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return absl::UnavailableError(absl::StrCat(argv[0], " failed with wait status ", status));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::string> MakeFilesystemCommand(const std::string& filesystem, const std::string& device) {
+  if (filesystem == "ext4") return {"mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", device};
+  if (filesystem == "xfs") return {"mkfs.xfs", "-q", "-f", device};
+  return {"mkfs.btrfs", "-q", "-f", device};
+}
+
+absl::Status Mount(const std::string& device, const std::string& where, const std::string& filesystem) {
+  if (mount(device.c_str(), where.c_str(), filesystem.c_str(), MS_NOATIME, "") != 0) {
+    return ErrnoStatus(errno, absl::StrCat("mount ", filesystem, " on ", where));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Unmount(const std::string& where) {
+  if (umount(where.c_str()) != 0) return ErrnoStatus(errno, absl::StrCat("unmount ", where));
+  return absl::OkStatus();
+}
+
+// Unmounts at the end of its scope whatever happens, and removes the folders.
+struct Workshop {
+  std::string folder;
+  std::string disk_folder() const { return folder + "/disk"; }
+  std::string mount_point() const { return folder + "/mount"; }
+  ~Workshop() {
+    umount2(mount_point().c_str(), MNT_DETACH);
+    std::error_code ignored;
+    std::filesystem::remove(mount_point(), ignored);
+    std::filesystem::remove(disk_folder(), ignored);
+    std::filesystem::remove(folder, ignored);
+  }
+};
+
+}  // namespace
+
+absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOptions& options) {
+  if (geteuid() != 0) return absl::UnavailableError("crash states need root: they mount filesystems");
+  if (access("/dev/fuse", R_OK | W_OK) != 0) return absl::UnavailableError("crash states need /dev/fuse");
+  std::string pattern = "/var/tmp/rb-crash-XXXXXX";
+  if (mkdtemp(pattern.data()) == nullptr) return ErrnoStatus(errno, "make a folder in /var/tmp");
+  Workshop workshop{pattern};
+  mkdir(workshop.disk_folder().c_str(), 0700);
+  mkdir(workshop.mount_point().c_str(), 0700);
+  const std::string root = workshop.mount_point();
+
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<RecordingDisk> disk,
+                      RecordingDisk::Create(workshop.disk_folder(), kDiskBytes));
+  RB_RETURN_IF_ERROR(RunProgram(MakeFilesystemCommand(options.filesystem, disk->device())));
+  RB_RETURN_IF_ERROR(Mount(disk->device(), root, options.filesystem));
+  RB_RETURN_IF_ERROR(Annotate(workload.prepare(root), "the workload's preparation"));
+  // A remount writes everything out: the base is what the workload really begins with.
+  RB_RETURN_IF_ERROR(Unmount(root));
+  RB_RETURN_IF_ERROR(Mount(disk->device(), root, options.filesystem));
+  sync();
+  RB_RETURN_IF_ERROR(disk->StartRecording());
+  absl::Status marking;
+  const auto acknowledge = [&](const std::string& text) {
+    if (const absl::Status status = disk->AddMark(text); !status.ok()) marking = status;
+  };
+  RB_RETURN_IF_ERROR(Annotate(workload.run(root, acknowledge), "the workload"));
+  RB_RETURN_IF_ERROR(marking);
+  RB_RETURN_IF_ERROR(disk->StopRecording());
+  RB_RETURN_IF_ERROR(Unmount(root));
+
+  RigReport report;
+  RB_ASSIGN_OR_RETURN(report.operations, disk->OperationCount());
+  RB_ASSIGN_OR_RETURN(const std::vector<Mark> marks, disk->Marks());
+  const size_t prefixes = report.operations + 1;
+  for (size_t i = 0; i < options.states; ++i) {
+    // In rising order; when there are fewer prefixes than states, each is visited several times, reordered.
+    const size_t position =
+        options.states <= prefixes ? i * (prefixes - 1) / (options.states - 1) : i * prefixes / options.states;
+    const bool first_visit =
+        i == 0 || (options.states <= prefixes ? i % 2 == 0 : (i - 1) * prefixes / options.states != position);
+    const uint64_t seed = first_visit ? 0 : options.seed * 1000003 + i;
+    std::vector<std::string> acknowledged;
+    for (const Mark& mark : marks) {
+      if (mark.position <= position) acknowledged.push_back(mark.text);
+    }
+    RB_RETURN_IF_ERROR(disk->ShowState(position, seed));
+    std::string finding;
+    if (const absl::Status mounted = Mount(disk->device(), root, options.filesystem); !mounted.ok()) {
+      finding = std::string(mounted.message());
+    } else {
+      finding = workload.check(root, acknowledged);
+      RB_RETURN_IF_ERROR(Unmount(root));
+    }
+    ++report.states;
+    if (seed != 0) ++report.reordered_states;
+    if (!finding.empty()) {
+      ++report.bad_states;
+      if (report.findings.size() < kFindingsKept) {
+        report.findings.push_back(
+            absl::StrCat(options.filesystem, " after ", position, " operations, seed ", seed, ": ", finding));
+      }
+    }
+  }
+  return report;
+}
+
+}  // namespace rb::crash
