@@ -1,0 +1,1378 @@
+#include "agent/core/engine/engine.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <map>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "agent/core/engine/changes.h"
+#include "agent/core/engine/chunker.h"
+#include "agent/core/engine/manifest.h"
+#include "agent/core/engine/object_store.h"
+#include "agent/core/engine/release_files.h"
+#include "agent/core/engine/text_diff.h"
+#include "agent/core/engine/transaction.h"
+#include "agent/core/engine/tree_files.h"
+#include "agent/core/engine/walk.h"
+#include "common/durable_file.h"
+#include "common/failpoint.h"
+#include "common/ids.h"
+#include "common/mutex.h"
+#include "common/record_journal.h"
+#include "common/status.h"
+#include "common/text.h"
+
+namespace rb::agent {
+namespace {
+
+constexpr absl::string_view kCommitBegun = "commit-begun";
+constexpr absl::string_view kCommitDone = "commit-done";
+constexpr absl::string_view kUndoBegun = "undo-begun";
+// Files up to this size are one object; larger ones are cut by content.
+constexpr uint64_t kWholeFileBytes = 1 << 20;
+// A file whose ctime is this close to when it was read may change again without its ctime changing: it is read again
+// next time. Kernel timestamps move in steps of up to 10 ms.
+constexpr int64_t kRacyNs = 20 * 1000 * 1000;
+// Left free on the tree's filesystem beyond what is staged.
+constexpr uint64_t kSpareBytes = 16 << 20;
+// From this many staged files on, one syncfs costs less than a flush of each.
+constexpr size_t kManyFiles = 64;
+constexpr size_t kConfigDiffBytes = 16 << 10;
+constexpr size_t kFindingsKept = 20;
+
+std::string StagedName(size_t index) { return absl::StrCat("e", index); }
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(Options options, ServiceTree tree, std::unique_ptr<ObjectStore> store, ReleaseFiles files)
+      : options_(std::move(options)), tree_(std::move(tree)), store_(std::move(store)), files_(std::move(files)) {}
+
+  absl::StatusOr<Release> Capture(const CaptureRequest& request) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
+    RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+    RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, false, false));
+    return RecordRelease(live, request, true);
+  }
+
+  absl::StatusOr<std::vector<Release>> Releases() override { return files_.List(nullptr); }
+  absl::StatusOr<Current> GetCurrent() override { return files_.LoadCurrent(); }
+
+  absl::StatusOr<Current> CheckDrift() override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(Current current, files_.LoadCurrent());
+    if (current.release_name.empty()) return current;
+    RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
+    RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+    RB_ASSIGN_OR_RETURN(const Release release, files_.Load(current.release_name));
+    RB_ASSIGN_OR_RETURN(const Manifest manifest, files_.LoadManifest(release));
+    RB_ASSIGN_OR_RETURN(const Snapshot live, TakeSnapshot(false, true, false));
+    RB_ASSIGN_OR_RETURN(const ChangeSet changes, ComputeChanges(live.live, manifest, Rules(Components(), nullptr)));
+    const bool drifted = !changes.delta.empty();
+    if (drifted != current.drifted) {
+      current.drifted = drifted;
+      RB_RETURN_IF_ERROR(files_.SaveCurrent(current));
+    }
+    return current;
+  }
+
+  absl::StatusOr<OpenTransaction> GetOpenTransaction() override {
+    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    OpenTransaction open;
+    if (!journal.present) return open;
+    open.phase = journal.commit_done ? TransactionPhase::kCommitted : TransactionPhase::kPrepared;
+    open.operation_id = journal.intent.operation_id;
+    open.target_commit = journal.intent.target_commit;
+    open.target_version = journal.intent.target_version;
+    open.target_release = journal.intent.target_release;
+    open.replaced_release = journal.intent.replaced_release;
+    return open;
+  }
+
+  std::vector<std::string> Problems(const std::optional<Delta>& delta) override {
+    MutexLock lock(mutex_);
+    return ProblemsLocked(delta);
+  }
+
+  absl::StatusOr<Delta> Compare(const EngineTarget& target, const Components& components) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
+    RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+    RB_ASSIGN_OR_RETURN(const Snapshot live, TakeSnapshot(false, true, components.data));
+    RB_ASSIGN_OR_RETURN(const Manifest manifest, LoadTargetManifest(target, live));
+    RB_ASSIGN_OR_RETURN(const std::optional<std::vector<std::string>> baseline, BaselinePaths(target));
+    RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
+    changes.delta.config_diff = ConfigDiff(changes, live, manifest);
+    return std::move(changes.delta);
+  }
+
+  absl::StatusOr<PreparedTransaction> Prepare(const std::string& operation_id, const EngineTarget& target,
+                                              const Components& components, const std::string& reason) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
+    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    if (journal.present && journal.intent.operation_id != operation_id) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "operation ", journal.intent.operation_id, " is open on ", tree_.service,
+          ". Nothing was changed. Let it end, or undo it: rb-agent local recover ", tree_.service));
+    }
+    if (journal.present) {
+      // Repeated: what was staged may belong to an older state of the tree, so it is made again unless it is in use.
+      if (journal.commit_begun) return absl::FailedPreconditionError("this operation has begun to commit");
+      RB_RETURN_IF_ERROR(Discard(journal.intent));
+    }
+    if (const std::vector<std::string> problems = ProblemsLocked(std::nullopt); !problems.empty()) {
+      return absl::FailedPreconditionError(absl::StrJoin(problems, "; "));
+    }
+    const absl::Duration begin = options_.clock->Monotonic();
+    times_ = EngineTimes();
+    RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+    Progress("capturing");
+    RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, components.data));
+    PreparedTransaction prepared;
+    CaptureRequest request;
+    request.cause = Cause::kReplaced;
+    request.operation_id = operation_id;
+    request.reason = live.damage.empty() ? reason : absl::StrCat(reason, " [captured as it was: ", live.damage, "]");
+    RB_ASSIGN_OR_RETURN(const Current current, files_.LoadCurrent());
+    if (!current.release_name.empty()) {
+      // The commit is that of the current release only while the tree still equals it.
+      const absl::StatusOr<Release> known = files_.Load(current.release_name);
+      if (known.ok()) {
+        const absl::StatusOr<Manifest> manifest = files_.LoadManifest(*known);
+        if (manifest.ok()) {
+          const absl::StatusOr<ChangeSet> changes =
+              ComputeChanges(live.live, *manifest, Rules(Components(), nullptr));
+          if (changes.ok() && changes->delta.empty()) {
+            request.commit = current.commit;
+            request.version = current.version;
+          }
+        }
+      }
+    }
+    RB_ASSIGN_OR_RETURN(prepared.replaced, RecordRelease(live, request, false));
+    RB_FAILPOINT("engine.prepare.after-capture");
+
+    RB_ASSIGN_OR_RETURN(const Manifest manifest, LoadTargetManifest(target, live));
+    RB_ASSIGN_OR_RETURN(const std::optional<std::vector<std::string>> baseline, BaselinePaths(target));
+    RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
+    changes.delta.config_diff = ConfigDiff(changes, live, manifest);
+    prepared.delta = changes.delta;
+    if (const std::vector<std::string> problems = ProblemsLocked(changes.delta); !problems.empty()) {
+      return absl::FailedPreconditionError(absl::StrJoin(problems, "; "));
+    }
+
+    Intent intent;
+    intent.operation_id = operation_id;
+    intent.target_release = target.release_name;
+    intent.target_commit = target.commit;
+    intent.target_version = target.version;
+    if (!target.release_name.empty()) {
+      RB_ASSIGN_OR_RETURN(const Release release, files_.Load(target.release_name));
+      intent.target_commit = release.commit;
+      intent.target_version = release.version;
+    }
+    intent.replaced_release = prepared.replaced.name;
+    intent.reason = reason;
+    intent.staging_name = absl::StrCat("tx-", RandomHex(6));
+    intent.target_manifest_file = intent.staging_name;
+    RB_RETURN_IF_ERROR(files_.SaveTarget(intent.target_manifest_file, EncodeManifest(manifest)));
+    Progress("staging");
+    absl::Status staged = Stage(live, manifest, changes, &intent);
+    if (staged.ok()) {
+      RB_FAILPOINT("engine.prepare.before-intent");
+      std::vector<std::string> none;
+      absl::StatusOr<std::unique_ptr<RecordJournal>> record = RecordJournal::Open(files_.JournalPath(), &none);
+      staged = record.ok() ? (*record)->Append(EncodeIntent(intent)) : record.status();
+    }
+    if (!staged.ok()) {
+      Discard(intent).IgnoreError();
+      return staged;
+    }
+    RB_FAILPOINT("engine.prepare.after-intent");
+    times_.total = options_.clock->Monotonic() - begin;
+    prepared.times = times_;
+    return prepared;
+  }
+
+  absl::StatusOr<std::string> ReadPrepared(const std::string& operation_id, const std::string& path) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const Manifest manifest, PreparedManifest(operation_id));
+    const Entry* entry = Find(manifest, path);
+    if (entry == nullptr || entry->type != EntryType::kFile) {
+      return absl::NotFoundError(absl::StrCat("the target has no file ", Printable(path)));
+    }
+    return ReadContent(*entry, 16 << 20);
+  }
+
+  absl::StatusOr<std::vector<std::string>> ListPrepared(const std::string& operation_id,
+                                                        absl::string_view glob) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const Manifest manifest, PreparedManifest(operation_id));
+    std::vector<std::string> paths;
+    for (const Entry& entry : manifest.entries) {
+      if (entry.type == EntryType::kFile && GlobMatches(glob, entry.path)) paths.push_back(entry.path);
+    }
+    return paths;
+  }
+
+  absl::StatusOr<EngineTimes> Commit(const std::string& operation_id) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
+    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    if (!journal.present || journal.intent.operation_id != operation_id) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("operation ", operation_id, " is not prepared on ", tree_.service, ". Nothing was changed"));
+    }
+    EngineTimes times;
+    if (journal.commit_done) return times;
+    const absl::Duration begin = options_.clock->Monotonic();
+    RB_ASSIGN_OR_RETURN(const Handles handles, OpenHandles(journal.intent));
+    if (!journal.commit_begun) {
+      RB_RETURN_IF_ERROR(CheckUnchanged(journal.intent, handles.folders()));
+      RB_RETURN_IF_ERROR(Mark(kCommitBegun));
+      RB_FAILPOINT("engine.commit.after-begin");
+    }
+    const absl::Status applied = ApplyForward(journal.intent, handles.folders());
+    if (!applied.ok()) {
+      const absl::Status undone = UndoLocked(journal.intent);
+      return Annotate(applied, undone.ok() ? "the swap failed and was taken back; the tree is as it was"
+                                           : absl::StrCat("the swap failed and could not be taken back (",
+                                                          undone.message(), "); type: rb-agent local recover ",
+                                                          tree_.service));
+    }
+    RB_FAILPOINT("engine.commit.before-done");
+    RB_RETURN_IF_ERROR(Mark(kCommitDone));
+    RB_FAILPOINT("engine.commit.after-done");
+    times.total = options_.clock->Monotonic() - begin;
+    return times;
+  }
+
+  absl::Status Undo(const std::string& operation_id) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
+    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    if (!journal.present || journal.intent.operation_id != operation_id) return absl::OkStatus();
+    if (!journal.commit_begun) return Discard(journal.intent);
+    return UndoLocked(journal.intent);
+  }
+
+  absl::StatusOr<Release> Keep(const std::string& operation_id, Cause cause, bool good, bool replaced_is_bad,
+                               const std::string& reason) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
+    if (const std::string kept = files_.KeptRelease(operation_id); !kept.empty()) {
+      RB_ASSIGN_OR_RETURN(const Journal leftover, ReadJournal());
+      if (leftover.present && leftover.intent.operation_id == operation_id) RB_RETURN_IF_ERROR(Discard(leftover.intent));
+      return files_.Load(kept);
+    }
+    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    if (!journal.present || journal.intent.operation_id != operation_id || !journal.commit_done) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("operation ", operation_id, " is not committed on ", tree_.service, ". Nothing was changed"));
+    }
+    const Intent& intent = journal.intent;
+    Release release;
+    if (intent.target_release.empty()) {
+      RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+      RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, false));
+      CaptureRequest request;
+      request.cause = cause;
+      request.commit = intent.target_commit;
+      request.version = intent.target_version;
+      request.operation_id = operation_id;
+      request.reason = intent.reason;
+      RB_ASSIGN_OR_RETURN(release, RecordRelease(live, request, false));
+    } else {
+      RB_ASSIGN_OR_RETURN(release, files_.Load(intent.target_release));
+    }
+    if (good && release.standing != Standing::kGood) {
+      release.standing = Standing::kGood;
+      RB_RETURN_IF_ERROR(files_.Update(release));
+    }
+    if (replaced_is_bad && intent.replaced_release != release.name) {
+      RB_RETURN_IF_ERROR(MarkBad(intent.replaced_release, release, reason));
+    }
+    Current current;
+    current.release_name = release.name;
+    current.commit = intent.target_commit;
+    current.version = intent.target_version;
+    RB_RETURN_IF_ERROR(files_.SaveCurrent(current));
+    RB_RETURN_IF_ERROR(files_.SaveKept(operation_id, release.name));
+    RB_FAILPOINT("engine.keep.before-discard");
+    RB_RETURN_IF_ERROR(Discard(intent));
+    return release;
+  }
+
+  absl::StatusOr<std::string> Recover() override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
+    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    std::string said;
+    if (journal.present && files_.KeptRelease(journal.intent.operation_id) != "") {
+      RB_RETURN_IF_ERROR(Discard(journal.intent));
+      said = absl::StrCat("finished keeping operation ", journal.intent.operation_id);
+    } else if (journal.present && journal.undo_begun) {
+      RB_RETURN_IF_ERROR(UndoLocked(journal.intent));
+      said = absl::StrCat("finished undoing operation ", journal.intent.operation_id,
+                          ": the tree is wholly what it was before it");
+    } else if (journal.present && journal.commit_begun && !journal.commit_done) {
+      absl::Status applied = absl::OkStatus();
+      {
+        absl::StatusOr<Handles> handles = OpenHandles(journal.intent);
+        applied = handles.ok() ? ApplyForward(journal.intent, handles->folders()) : handles.status();
+      }
+      if (applied.ok()) {
+        RB_RETURN_IF_ERROR(Mark(kCommitDone));
+        said = absl::StrCat("completed the swap of operation ", journal.intent.operation_id,
+                            ": the tree is wholly the new state");
+      } else {
+        RB_RETURN_IF_ERROR(Annotate(UndoLocked(journal.intent), absl::StrCat("the swap could not be completed (",
+                                                                             applied.message(), ")")));
+        said = absl::StrCat("took back the swap of operation ", journal.intent.operation_id, " (",
+                            applied.message(), "): the tree is wholly what it was before it");
+      }
+    } else if (!journal.present) {
+      RB_RETURN_IF_ERROR(RemoveFileDurably(files_.JournalPath()));
+      RB_RETURN_IF_ERROR(files_.RemoveTargets());
+    }
+    RB_RETURN_IF_ERROR(ClearStaging(journal.present && files_.KeptRelease(journal.intent.operation_id).empty() &&
+                                            !journal.undo_begun
+                                        ? journal.intent.staging_name
+                                        : ""));
+    return said;
+  }
+
+  absl::StatusOr<ProofReport> Prove(const std::string& release_name) override {
+    // Holds the store, but not the service: a rollback does not wait for a proof.
+    RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+    RB_ASSIGN_OR_RETURN(const Release release, files_.Load(release_name));
+    const absl::Duration begin = options_.clock->Monotonic();
+    ProofReport report;
+    const absl::StatusOr<Manifest> manifest = files_.LoadManifest(release);
+    if (!manifest.ok()) {
+      report.findings.emplace_back(manifest.status().message());
+    } else {
+      RB_ASSIGN_OR_RETURN(const UniqueFd staging, OpenStagingRoot());
+      const std::string scratch = absl::StrCat("proof-", RandomHex(6));
+      const absl::Status proved = ProveIn(staging.get(), scratch, *manifest, &report);
+      const absl::Status removed = RemoveTreeAt(staging.get(), scratch);
+      RB_RETURN_IF_ERROR(proved);
+      RB_RETURN_IF_ERROR(removed);
+    }
+    report.took = options_.clock->Monotonic() - begin;
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(Release now, files_.Load(release_name));
+    if (report.findings.empty()) {
+      now.durability = Durability::kProved;
+      now.last_proved_at = options_.clock->Now();
+    } else {
+      now.durability = Durability::kCaptured;
+      now.last_proved_at = absl::InfinitePast();
+    }
+    RB_RETURN_IF_ERROR(files_.Update(now));
+    return report;
+  }
+
+  absl::Status SetStanding(const std::string& release_name, Standing standing, const std::string& reason) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(Release release, files_.Load(release_name));
+    release.standing = standing;
+    if (!reason.empty()) release.reason = reason;
+    return files_.Update(release);
+  }
+
+  absl::Status SetPinned(const std::string& release_name, bool pinned) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(Release release, files_.Load(release_name));
+    release.pinned = pinned;
+    return files_.Update(release);
+  }
+
+  absl::StatusOr<PruneReport> Prune(uint32_t keep_good, const std::vector<std::string>& also_keep) override {
+    MutexLock lock(mutex_);
+    RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
+    std::vector<std::string> damaged;
+    RB_ASSIGN_OR_RETURN(const std::vector<Release> releases, files_.List(&damaged));
+    if (!damaged.empty()) {
+      return absl::DataLossError(absl::StrCat("nothing was removed, because these could not be read: ",
+                                              absl::StrJoin(damaged, "; ")));
+    }
+    RB_ASSIGN_OR_RETURN(const Current current, files_.LoadCurrent());
+    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    PruneReport report;
+    uint32_t good = 0;
+    bool proved = false;
+    for (const Release& release : releases) {  // newest first
+      bool keep = release.pinned || release.name == current.release_name ||
+                  std::find(also_keep.begin(), also_keep.end(), release.name) != also_keep.end();
+      if (journal.present &&
+          (release.name == journal.intent.replaced_release || release.name == journal.intent.target_release)) {
+        keep = true;
+      }
+      if (release.durability == Durability::kProved && !proved) keep = true;
+      if (release.standing == Standing::kGood && good < keep_good) {
+        keep = true;
+        ++good;
+      }
+      // What was taken after the oldest good one that is kept is what people look for when something went wrong.
+      if (good < keep_good) keep = true;
+      if (keep) {
+        proved = proved || release.durability == Durability::kProved;
+        continue;
+      }
+      RB_RETURN_IF_ERROR(files_.Remove(release.name));
+      report.removed.push_back(release.name);
+    }
+    RB_FAILPOINT("engine.prune.before-collect");
+    absl::StatusOr<uint64_t> freed = store_->CollectGarbage([this] { return LiveObjects(); });
+    if (freed.ok()) report.bytes_freed = *freed;
+    if (!freed.ok() && !absl::IsUnavailable(freed.status())) return freed.status();
+    return report;
+  }
+
+ private:
+  struct Snapshot {
+    LiveTree live;
+    Manifest manifest;   // the same, as entries
+    std::string damage;  // a database that could not be copied as one, for a person
+  };
+
+  struct Journal {
+    bool present = false;
+    Intent intent;
+    bool commit_begun = false;
+    bool commit_done = false;
+    bool undo_begun = false;
+  };
+
+  struct Handles {
+    UniqueFd tree;
+    UniqueFd staging;
+    TransactionFolders folders() const { return {tree.get(), staging.get()}; }
+  };
+
+  absl::StatusOr<FileLock> LockService() const { return FileLock::TryAcquire(files_.folder() + "/lock"); }
+
+  void Progress(absl::string_view text) const {
+    if (options_.on_progress) options_.on_progress(text);
+  }
+  absl::Status CheckCancelled() const {
+    if (options_.is_cancelled && options_.is_cancelled()) {
+      return absl::CancelledError("stopped as asked; the tree was not touched");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<UniqueFd> OpenTree() const {
+    UniqueFd fd(open(tree_.tree.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+    if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open the tree ", tree_.tree));
+    return fd;
+  }
+
+  // Beside the tree; inside it where the tree is a mount, since renames do not cross filesystems.
+  absl::StatusOr<std::string> StagingRoot() const {
+    const size_t slash = tree_.tree.rfind('/');
+    const std::string parent = slash == 0 ? "/" : tree_.tree.substr(0, slash);
+    struct stat tree_info {};
+    struct stat parent_info {};
+    if (stat(tree_.tree.c_str(), &tree_info) != 0) return ErrnoStatus(errno, absl::StrCat("look at ", tree_.tree));
+    if (stat(parent.c_str(), &parent_info) != 0) return ErrnoStatus(errno, absl::StrCat("look at ", parent));
+    if (tree_info.st_dev != parent_info.st_dev) return absl::StrCat(tree_.tree, "/.rb-staging");
+    return absl::StrCat(parent == "/" ? "" : parent, "/.rb-staging-", tree_.service);
+  }
+
+  absl::StatusOr<UniqueFd> OpenStagingRoot() const {
+    RB_ASSIGN_OR_RETURN(const std::string path, StagingRoot());
+    if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoStatus(errno, absl::StrCat("mkdir ", path));
+    UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+    if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open the staging folder ", path));
+    struct stat info {};
+    if (fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, absl::StrCat("look at ", path));
+    if (info.st_uid != geteuid() || (info.st_mode & 077) != 0) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, " belongs to someone else or is open to others: it was not made by this agent. Nothing was "
+                       "changed. Look at it, then remove it"));
+    }
+    return fd;
+  }
+
+  absl::StatusOr<Handles> OpenHandles(const Intent& intent) const {
+    Handles handles;
+    RB_ASSIGN_OR_RETURN(handles.tree, OpenTree());
+    RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenStagingRoot());
+    RB_ASSIGN_OR_RETURN(handles.staging, OpenFolderBeneath(root.get(), intent.staging_name));
+    return handles;
+  }
+
+  absl::StatusOr<Journal> ReadJournal() const {
+    Journal journal;
+    const absl::StatusOr<std::string> content = ReadFile(files_.JournalPath(), size_t{1} << 30);
+    if (absl::IsNotFound(content.status())) return journal;
+    RB_RETURN_IF_ERROR(content.status());
+    size_t valid_bytes = 0;
+    const std::vector<std::string> records = ParseRecords(*content, &valid_bytes);
+    if (records.empty()) return journal;  // a crash before the intent was whole: nothing was promised
+    RB_ASSIGN_OR_RETURN(journal.intent, DecodeIntent(records[0]));
+    journal.present = true;
+    for (size_t i = 1; i < records.size(); ++i) {
+      if (records[i] == kCommitBegun) journal.commit_begun = true;
+      if (records[i] == kCommitDone) journal.commit_done = true;
+      if (records[i] == kUndoBegun) journal.undo_begun = true;
+    }
+    return journal;
+  }
+
+  absl::Status Mark(absl::string_view record) {
+    std::vector<std::string> records;
+    RB_ASSIGN_OR_RETURN(const std::unique_ptr<RecordJournal> journal,
+                        RecordJournal::Open(files_.JournalPath(), &records));
+    return journal->Append(record);
+  }
+
+  absl::Status UndoLocked(const Intent& intent) {
+    RB_RETURN_IF_ERROR(Mark(kUndoBegun));
+    RB_FAILPOINT("engine.undo.after-begin");
+    {
+      RB_ASSIGN_OR_RETURN(const Handles handles, OpenHandles(intent));
+      RB_RETURN_IF_ERROR(ApplyBackward(intent, handles.folders()));
+    }
+    return Discard(intent);
+  }
+
+  // Forgets the transaction: the journal first, so that nothing refers to what is then removed.
+  absl::Status Discard(const Intent& intent) {
+    RB_RETURN_IF_ERROR(RemoveFileDurably(files_.JournalPath()));
+    RB_RETURN_IF_ERROR(files_.RemoveTargets());
+    absl::StatusOr<UniqueFd> root = OpenStagingRoot();
+    RB_RETURN_IF_ERROR(root.status());
+    return RemoveTreeAt(root->get(), intent.staging_name);
+  }
+
+  // Removes what a crash has left in staging, but for `keep`.
+  absl::Status ClearStaging(const std::string& keep) {
+    struct stat info {};
+    if (stat(tree_.tree.c_str(), &info) != 0) return absl::OkStatus();
+    RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenStagingRoot());
+    RB_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder(root.get()));
+    for (const std::string& name : names) {
+      if (name != keep) RB_RETURN_IF_ERROR(RemoveTreeAt(root.get(), name));
+    }
+    return absl::OkStatus();
+  }
+
+  std::vector<std::string> ProblemsLocked(const std::optional<Delta>& delta) {
+    std::vector<std::string> problems;
+    absl::StatusOr<UniqueFd> tree = OpenTree();
+    if (!tree.ok()) {
+      problems.push_back(absl::StrCat(tree.status().message(), ". Make the folder, or mend `tree` of ", tree_.service));
+      return problems;
+    }
+    absl::StatusOr<std::vector<std::string>> mounts = MountsBelow(tree_.tree);
+    if (!mounts.ok()) {
+      problems.emplace_back(mounts.status().message());
+    } else {
+      for (const std::string& mount : *mounts) {
+        if (!IsIgnored(tree_, mount)) {
+          problems.push_back(absl::StrCat("a mount lies inside the tree at ", Printable(mount),
+                                          "; unmount it, or add it to `ignore` of ", tree_.service));
+        }
+      }
+    }
+    absl::StatusOr<UniqueFd> staging = OpenStagingRoot();
+    if (!staging.ok()) {
+      problems.emplace_back(staging.status().message());
+      return problems;
+    }
+    if (const absl::Status exchange = TryExchange(staging->get()); !exchange.ok()) {
+      problems.push_back(absl::StrCat("the filesystem of ", tree_.tree, " cannot exchange files: ", exchange.message()));
+    }
+    if (delta.has_value()) {
+      struct statvfs space {};
+      if (fstatvfs(staging->get(), &space) == 0) {
+        const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
+        if (free_bytes < delta->bytes_to_stage + kSpareBytes) {
+          problems.push_back(absl::StrCat("not enough space beside ", tree_.tree, ": ",
+                                          FormatBytes(delta->bytes_to_stage + kSpareBytes), " are needed, ",
+                                          FormatBytes(free_bytes), " are free"));
+        }
+      }
+    }
+    return problems;
+  }
+
+  static absl::Status TryExchange(int staging) {
+    const std::string a = absl::StrCat("try-", RandomHex(4));
+    const std::string b = absl::StrCat(a, "-2");
+    absl::Status status = CreateFileAt(staging, a, a).status();
+    if (status.ok()) status = CreateFileAt(staging, b, b).status();
+    if (status.ok()) status = RenameBeneath(staging, a, staging, b, true, "two files in the staging folder");
+    unlinkat(staging, a.c_str(), 0);
+    unlinkat(staging, b.c_str(), 0);
+    return status;
+  }
+
+  // Mount points below `path`, relative to it, from the kernel's table.
+  static absl::StatusOr<std::vector<std::string>> MountsBelow(const std::string& path) {
+    RB_ASSIGN_OR_RETURN(const std::string table, ReadFile("/proc/self/mountinfo"));
+    std::vector<std::string> mounts;
+    const std::string prefix = path + "/";
+    for (const absl::string_view line : absl::StrSplit(table, '\n', absl::SkipEmpty())) {
+      const std::vector<absl::string_view> fields = absl::StrSplit(line, ' ');
+      if (fields.size() > 4 && absl::StartsWith(fields[4], prefix)) {
+        mounts.emplace_back(fields[4].substr(prefix.size()));
+      }
+    }
+    std::sort(mounts.begin(), mounts.end());
+    return mounts;
+  }
+
+  ChangeRules Rules(const Components& components, const std::optional<std::vector<std::string>>* baseline) const {
+    ChangeRules rules;
+    rules.tree = &tree_;
+    rules.components = components;
+    if (baseline == nullptr || !baseline->has_value()) {
+      rules.is_removable = [](const std::string&) { return true; };
+    } else {
+      rules.is_removable = [paths = **baseline](const std::string& path) {
+        // A folder goes when everything in it does; whether it does is decided by what it holds.
+        if (std::binary_search(paths.begin(), paths.end(), path)) return true;
+        const auto below = std::lower_bound(paths.begin(), paths.end(), path + "/");
+        return below != paths.end() && IsBelow(*below, path);
+      };
+    }
+    return rules;
+  }
+
+  // For a commit: paths that may go, sorted as strings. Absent for a release: everything may.
+  absl::StatusOr<std::optional<std::vector<std::string>>> BaselinePaths(const EngineTarget& target) const {
+    if (target.snapshot == nullptr) return std::optional<std::vector<std::string>>();
+    std::vector<std::string> paths;
+    if (target.baseline != nullptr) {
+      RB_RETURN_IF_ERROR(target.baseline->ForEach([&](const SnapshotSource::Entry& entry) {
+        paths.push_back(entry.path);
+        return absl::OkStatus();
+      }));
+    }
+    std::sort(paths.begin(), paths.end());
+    return std::optional<std::vector<std::string>>(std::move(paths));
+  }
+
+  // ---- capture
+
+  // `with_sidecars`: the live tree lists databases' journal files too, so that they can be replaced; the manifest does
+  // not.
+  absl::StatusOr<Snapshot> TakeSnapshot(bool store_content, bool accept_damage, bool with_sidecars) {
+    const absl::Duration begin = options_.clock->Monotonic();
+    RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenTree());
+    Snapshot snapshot;
+    const int64_t walk_began_ns = absl::ToUnixNanos(absl::Now());
+    RB_ASSIGN_OR_RETURN(snapshot.live, WalkTree(root.get(), tree_, with_sidecars));
+    times_.walk += options_.clock->Monotonic() - begin;
+
+    const StatCache old_cache = files_.LoadStatCache();
+    StatCache new_cache;
+    new_cache.reserve(old_cache.size());
+    std::vector<size_t> to_read;
+    std::vector<size_t> databases;
+    bool cache_changed = false;
+    for (size_t i = 0; i < snapshot.live.entries.size(); ++i) {
+      LiveEntry& live = snapshot.live.entries[i];
+      if (live.entry.type != EntryType::kFile || live.entry.size == 0) continue;
+      const bool is_database = std::find(tree_.sqlite_paths.begin(), tree_.sqlite_paths.end(), live.entry.path) !=
+                                   tree_.sqlite_paths.end() &&
+                               options_.database_copier != nullptr;
+      const auto cached = old_cache.find(live.entry.path);
+      bool known = cached != old_cache.end() && cached->second.inode == live.inode &&
+                   cached->second.ctime_ns == live.ctime_ns &&
+                   cached->second.mtime_ns == live.entry.attributes.mtime_ns && cached->second.size == live.entry.size;
+      if (known && is_database) {
+        const auto [log_mtime_ns, log_size] = DatabaseLog(root.get(), live.entry.path);
+        known = log_mtime_ns == cached->second.log_mtime_ns && log_size == cached->second.log_size;
+      }
+      if (known && store_content) {
+        known = std::all_of(cached->second.chunks.begin(), cached->second.chunks.end(),
+                            [&](const Digest& chunk) { return store_->Contains(chunk); });
+      }
+      if (known) {
+        live.entry.chunks = cached->second.chunks;
+        live.entry.size = cached->second.content_size;
+        new_cache.emplace(cached->first, cached->second);
+      } else if (is_database) {
+        databases.push_back(i);
+      } else {
+        to_read.push_back(i);
+      }
+    }
+    RB_RETURN_IF_ERROR(ReadFiles(root.get(), to_read, store_content, &snapshot.live));
+    for (const size_t i : to_read) {
+      const LiveEntry& live = snapshot.live.entries[i];
+      if (live.ctime_ns + kRacyNs >= walk_began_ns) continue;
+      CachedContent content;
+      content.inode = live.inode;
+      content.ctime_ns = live.ctime_ns;
+      content.mtime_ns = live.entry.attributes.mtime_ns;
+      content.size = live.entry.size;
+      content.content_size = live.entry.size;
+      content.chunks = live.entry.chunks;
+      new_cache.insert_or_assign(live.entry.path, std::move(content));
+      cache_changed = true;
+    }
+    for (const size_t i : databases) {
+      RB_RETURN_IF_ERROR(CaptureDatabase(root.get(), store_content, accept_damage, walk_began_ns,
+                                         &snapshot.live.entries[i], &new_cache, &snapshot.damage));
+      cache_changed = true;
+    }
+    if (!snapshot.damage.empty() && !with_sidecars) RB_RETURN_IF_ERROR(AddSidecars(root.get(), store_content, &snapshot.live));
+    if (cache_changed || new_cache.size() != old_cache.size()) RB_RETURN_IF_ERROR(files_.SaveStatCache(new_cache));
+    snapshot.manifest.entries.reserve(snapshot.live.entries.size());
+    for (const LiveEntry& live : snapshot.live.entries) {
+      if (snapshot.damage.empty() && IsDatabaseSidecar(tree_, live.entry.path)) continue;
+      snapshot.manifest.entries.push_back(live.entry);
+    }
+    return snapshot;
+  }
+
+  static std::pair<int64_t, uint64_t> DatabaseLog(int root, const std::string& path) {
+    const absl::StatusOr<Place> place = LocateBeneath(root, path + "-wal");
+    struct stat info {};
+    if (!place.ok() || fstatat(place->parent.get(), place->name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) return {0, 0};
+    return {info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec, static_cast<uint64_t>(info.st_size)};
+  }
+
+  // Reads, and with `store_content` stores, the files at `indices`, on two threads: hashing and compressing cost more
+  // than reading here.
+  absl::Status ReadFiles(int root, const std::vector<size_t>& indices, bool store_content, LiveTree* live) {
+    const absl::Duration begin = options_.clock->Monotonic();
+    absl::Status results[2];
+    const auto work = [&](size_t part, size_t parts) -> absl::Status {
+      const std::unique_ptr<ObjectStore::Writer> writer = store_content ? store_->NewWriter() : nullptr;
+      std::string buffer;
+      for (size_t k = part; k < indices.size(); k += parts) {
+        if (k % 256 == part) RB_RETURN_IF_ERROR(CheckCancelled());
+        LiveEntry& entry = live->entries[indices[k]];
+        RB_RETURN_IF_ERROR(ReadFileAt(root, entry.entry.path, writer.get(), &buffer, &entry.entry));
+      }
+      return writer == nullptr ? absl::OkStatus() : writer->Finish();
+    };
+    if (indices.size() < 64) {
+      results[0] = work(0, 1);
+    } else {
+      std::thread second([&] { results[1] = work(1, 2); });
+      results[0] = work(0, 2);
+      second.join();
+    }
+    times_.hash += options_.clock->Monotonic() - begin;
+    RB_RETURN_IF_ERROR(results[0]);
+    return results[1];
+  }
+
+  absl::Status ReadFileAt(int root, const std::string& path, ObjectStore::Writer* writer, std::string* buffer,
+                          Entry* entry) {
+    absl::StatusOr<Place> place = LocateBeneath(root, path);
+    UniqueFd fd;
+    if (place.ok()) {
+      fd.Reset(openat(place->parent.get(), place->name.c_str(),
+                      O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    }
+    struct stat info {};
+    if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
+      return absl::AbortedError(absl::StrCat(Printable(path), " changed while it was being captured; try again"));
+    }
+    return ReadOpenFile(fd.get(), Printable(path), writer, buffer, entry);
+  }
+
+  absl::Status ReadOpenFile(int fd, const std::string& path_for_errors, ObjectStore::Writer* writer,
+                            std::string* buffer, Entry* entry) {
+    entry->chunks.clear();
+    entry->size = 0;
+    buffer->clear();
+    const auto take = [&](absl::string_view chunk) -> absl::Status {
+      const Digest digest = Sha256Of(chunk);
+      entry->chunks.push_back(digest);
+      entry->size += chunk.size();
+      if (writer == nullptr || store_->Contains(digest)) return absl::OkStatus();
+      return writer->Put(digest, chunk);
+    };
+    bool at_end = false;
+    while (!at_end || !buffer->empty()) {
+      while (!at_end && buffer->size() < kMostChunkBytes) {
+        const size_t filled = buffer->size();
+        const size_t want = filled == 0 ? kWholeFileBytes + 1 : kMostChunkBytes;
+        buffer->resize(filled + want);
+        const ssize_t got = read(fd, buffer->data() + filled, want);
+        buffer->resize(filled + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return ErrnoStatus(errno, absl::StrCat("read ", path_for_errors));
+        if (got == 0) at_end = true;
+      }
+      if (buffer->empty()) break;
+      const bool whole = at_end && entry->chunks.empty() && buffer->size() <= kWholeFileBytes;
+      const size_t length = whole ? buffer->size() : FirstChunkLength(*buffer);
+      RB_RETURN_IF_ERROR(take(absl::string_view(*buffer).substr(0, length)));
+      buffer->erase(0, length);
+      RB_RETURN_IF_ERROR(CheckCancelled());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CaptureDatabase(int root, bool store_content, bool accept_damage, int64_t walk_began_ns,
+                               LiveEntry* live, StatCache* cache, std::string* damage) {
+    const std::string copy = absl::StrCat(files_.folder(), "/database-copy-", RandomHex(4));
+    const std::string source = absl::StrCat(tree_.tree, "/", live->entry.path);
+    const auto [log_mtime_ns, log_size] = DatabaseLog(root, live->entry.path);
+    const uint64_t file_size = live->entry.size;
+    absl::Status copied = options_.database_copier->Copy(source, copy);
+    const std::unique_ptr<ObjectStore::Writer> writer = store_content ? store_->NewWriter() : nullptr;
+    std::string buffer;
+    if (copied.ok()) {
+      UniqueFd fd(open(copy.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+      copied = fd.valid() ? ReadOpenFile(fd.get(), copy, writer.get(), &buffer, &live->entry)
+                          : ErrnoStatus(errno, absl::StrCat("open ", copy));
+      unlink(copy.c_str());
+      RB_RETURN_IF_ERROR(copied);
+      live->entry.sparse = false;
+      if (live->ctime_ns + kRacyNs < walk_began_ns) {
+        CachedContent content;
+        content.inode = live->inode;
+        content.ctime_ns = live->ctime_ns;
+        content.mtime_ns = live->entry.attributes.mtime_ns;
+        content.size = file_size;
+        content.content_size = live->entry.size;
+        content.log_mtime_ns = log_mtime_ns;
+        content.log_size = log_size;
+        content.chunks = live->entry.chunks;
+        cache->insert_or_assign(live->entry.path, std::move(content));
+      }
+    } else {
+      if (!accept_damage) return Annotate(copied, absl::StrCat("database ", live->entry.path));
+      // A rollback must be possible on a host whose database is broken: its bytes are kept as they are.
+      *damage = absl::StrCat(damage->empty() ? "" : absl::StrCat(*damage, "; "), live->entry.path, ": ",
+                             copied.message());
+      RB_RETURN_IF_ERROR(ReadFileAt(root, live->entry.path, writer.get(), &buffer, &live->entry));
+    }
+    return writer == nullptr ? absl::OkStatus() : writer->Finish();
+  }
+
+  // The journal files of databases, as files, for a capture of what is damaged.
+  absl::Status AddSidecars(int root, bool store_content, LiveTree* live) {
+    RB_ASSIGN_OR_RETURN(LiveTree all, WalkTree(root, tree_, true));
+    std::vector<LiveEntry> sidecars;
+    const std::unique_ptr<ObjectStore::Writer> writer = store_content ? store_->NewWriter() : nullptr;
+    std::string buffer;
+    for (LiveEntry& entry : all.entries) {
+      if (!IsDatabaseSidecar(tree_, entry.entry.path) || entry.entry.type != EntryType::kFile) continue;
+      RB_RETURN_IF_ERROR(ReadFileAt(root, entry.entry.path, writer.get(), &buffer, &entry.entry));
+      sidecars.push_back(std::move(entry));
+    }
+    if (writer != nullptr) RB_RETURN_IF_ERROR(writer->Finish());
+    for (LiveEntry& entry : sidecars) live->entries.push_back(std::move(entry));
+    std::sort(live->entries.begin(), live->entries.end(),
+              [](const LiveEntry& a, const LiveEntry& b) { return PathLess(a.entry.path, b.entry.path); });
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Release> RecordRelease(const Snapshot& live, const CaptureRequest& request, bool update_existing) {
+    const std::string encoded = EncodeManifest(live.manifest);
+    const std::string digest = Sha256Of(encoded).ToHex();
+    RB_ASSIGN_OR_RETURN(const std::vector<Release> releases, files_.List(nullptr));
+    for (Release existing : releases) {
+      if (existing.manifest_digest != digest) continue;
+      if (!request.commit.empty() && existing.commit != request.commit) continue;
+      if (update_existing || request.pinned) {
+        existing.pinned = existing.pinned || request.pinned;
+        if (update_existing && !request.reason.empty()) existing.reason = request.reason;
+        RB_RETURN_IF_ERROR(files_.Update(existing));
+      }
+      if (request.cause == Cause::kDeploy && existing.cause != Cause::kDeploy) {
+        existing.cause = Cause::kDeploy;
+        existing.operation_id = request.operation_id;
+        RB_RETURN_IF_ERROR(files_.Update(existing));
+      }
+      return existing;
+    }
+    Release release;
+    release.service = tree_.service;
+    release.manifest_digest = digest;
+    release.commit = request.commit;
+    release.version = request.version;
+    release.cause = request.cause;
+    release.captured_at = options_.clock->Now();
+    // Releases are ordered by time; a clock that was set back must not put a new one before an old one.
+    if (!releases.empty() && release.captured_at <= releases[0].captured_at) {
+      release.captured_at = releases[0].captured_at + absl::Milliseconds(1);
+    }
+    release.name = files_.NewName(tree_.service, release.captured_at, request.version, request.commit);
+    release.durability = Durability::kDurable;
+    release.pinned = request.pinned;
+    release.operation_id = request.operation_id;
+    release.reason = request.reason;
+    release.entry_count = live.manifest.entries.size();
+    for (const Entry& entry : live.manifest.entries) {
+      if (entry.type == EntryType::kFile) release.content_bytes += entry.size;
+    }
+    RB_FAILPOINT("engine.capture.before-release");
+    RB_RETURN_IF_ERROR(files_.Add(release, encoded));
+    return release;
+  }
+
+  absl::Status MarkBad(const std::string& name, const Release& instead, const std::string& reason) {
+    absl::StatusOr<Release> replaced = files_.Load(name);
+    if (absl::IsNotFound(replaced.status())) return absl::OkStatus();
+    RB_RETURN_IF_ERROR(replaced.status());
+    // Everything of the same commit is as bad as what was rolled back from.
+    RB_ASSIGN_OR_RETURN(const std::vector<Release> releases, files_.List(nullptr));
+    for (Release release : releases) {
+      const bool same = release.name == name || (!replaced->commit.empty() && release.commit == replaced->commit &&
+                                                 release.commit != instead.commit);
+      if (!same || release.name == instead.name) continue;
+      release.standing = Standing::kBad;
+      release.reason = reason;
+      RB_RETURN_IF_ERROR(files_.Update(release));
+    }
+    return absl::OkStatus();
+  }
+
+  // ---- targets
+
+  absl::StatusOr<Manifest> LoadTargetManifest(const EngineTarget& target, const Snapshot& live) {
+    if (target.snapshot != nullptr) return ImportSnapshot(target, live);
+    RB_ASSIGN_OR_RETURN(const Release release, files_.Load(target.release_name));
+    return files_.LoadManifest(release);
+  }
+
+  absl::StatusOr<Manifest> ImportSnapshot(const EngineTarget& target, const Snapshot& live) {
+    absl::flat_hash_map<std::string, std::vector<Digest>> ids = files_.LoadContentIds();
+    const size_t known_before = ids.size();
+    const std::unique_ptr<ObjectStore::Writer> writer = store_->NewWriter();
+    const Entry& root = live.manifest.entries.front();
+    const auto uid = tree_.owner_uid >= 0 ? static_cast<uint32_t>(tree_.owner_uid) : root.attributes.uid;
+    const auto gid = tree_.owner_gid >= 0 ? static_cast<uint32_t>(tree_.owner_gid) : root.attributes.gid;
+    const int64_t commit_time_ns = absl::ToUnixNanos(target.snapshot->ModificationTime());
+    std::map<std::string, Entry, bool (*)(absl::string_view, absl::string_view)> entries(PathLess);
+    const auto put_folders = [&](absl::string_view path) {
+      for (absl::string_view folder = ParentPath(path);; folder = ParentPath(folder)) {
+        const std::string name(folder);
+        if (entries.count(name) != 0) return;
+        Entry entry;
+        entry.path = name;
+        entry.type = EntryType::kFolder;
+        const Entry* present = Find(live.manifest, name);
+        if (present != nullptr && present->type == EntryType::kFolder) {
+          entry.attributes = present->attributes;
+        } else {
+          entry.attributes.mode = 0755;
+          entry.attributes.uid = uid;
+          entry.attributes.gid = gid;
+          entry.attributes.mtime_ns = commit_time_ns;
+        }
+        entries.emplace(name, std::move(entry));
+        if (name.empty()) return;
+      }
+    };
+    put_folders("x");
+    absl::Status visited = target.snapshot->ForEach([&](const SnapshotSource::Entry& source) -> absl::Status {
+      RB_RETURN_IF_ERROR(CheckCancelled());
+      if (IsIgnored(tree_, source.path)) return absl::OkStatus();
+      Entry entry;
+      entry.path = source.path;
+      entry.attributes.uid = uid;
+      entry.attributes.gid = gid;
+      entry.attributes.mtime_ns = commit_time_ns;
+      if (source.type == SnapshotSource::Entry::Type::kSymlink) {
+        entry.type = EntryType::kSymlink;
+        entry.attributes.mode = 0777;
+        RB_RETURN_IF_ERROR(target.snapshot->Read(source.content_id, &entry.link_target));
+      } else {
+        entry.attributes.mode = source.type == SnapshotSource::Entry::Type::kExecutable ? 0755 : 0644;
+        RB_RETURN_IF_ERROR(ImportContent(target.snapshot, source, writer.get(), &ids, &entry));
+      }
+      // What is the same stays as it is, owner and time included.
+      const Entry* present = Find(live.manifest, source.path);
+      if (present != nullptr && present->SameContent(entry)) {
+        const uint32_t executable = entry.attributes.mode & 0111;
+        const bool same_kind = entry.type == EntryType::kSymlink ||
+                               ((present->attributes.mode & 0100) != 0) == (executable != 0);
+        const bool is_config = ComponentOf(tree_, source.path) == Component::kConfig;
+        const uint32_t own_mode = entry.attributes.mode;
+        const bool right_owner = present->attributes.uid == uid && present->attributes.gid == gid;
+        if (right_owner || is_config) {
+          entry.attributes = present->attributes;
+          if (!same_kind) entry.attributes.mode = own_mode;
+          entry.hard_link_group = 0;
+          entry.sparse = present->sparse;
+        }
+      }
+      put_folders(source.path);
+      entries.emplace(source.path, std::move(entry));
+      return absl::OkStatus();
+    });
+    RB_RETURN_IF_ERROR(visited);
+    RB_RETURN_IF_ERROR(writer->Finish());
+    if (ids.size() != known_before) RB_RETURN_IF_ERROR(files_.SaveContentIds(ids));
+    Manifest manifest;
+    for (auto& [path, entry] : entries) manifest.entries.push_back(std::move(entry));
+    return manifest;
+  }
+
+  absl::Status ImportContent(SnapshotSource* snapshot, const SnapshotSource::Entry& source,
+                             ObjectStore::Writer* writer,
+                             absl::flat_hash_map<std::string, std::vector<Digest>>* ids, Entry* entry) {
+    entry->size = source.size;
+    if (source.size == 0) return absl::OkStatus();
+    const auto known = ids->find(source.content_id);
+    if (known != ids->end() && std::all_of(known->second.begin(), known->second.end(),
+                                           [&](const Digest& chunk) { return store_->Contains(chunk); })) {
+      entry->chunks = known->second;
+      return absl::OkStatus();
+    }
+    std::string content;
+    RB_RETURN_IF_ERROR(snapshot->Read(source.content_id, &content));
+    entry->size = content.size();
+    absl::string_view rest = content;
+    while (!rest.empty()) {
+      const bool whole = entry->chunks.empty() && rest.size() <= kWholeFileBytes;
+      const size_t length = whole ? rest.size() : FirstChunkLength(rest);
+      const Digest digest = Sha256Of(rest.substr(0, length));
+      entry->chunks.push_back(digest);
+      if (!store_->Contains(digest)) RB_RETURN_IF_ERROR(writer->Put(digest, rest.substr(0, length)));
+      rest.remove_prefix(length);
+    }
+    (*ids)[source.content_id] = entry->chunks;
+    return absl::OkStatus();
+  }
+
+  static const Entry* Find(const Manifest& manifest, absl::string_view path) {
+    const auto found = std::lower_bound(manifest.entries.begin(), manifest.entries.end(), path,
+                                        [](const Entry& entry, absl::string_view wanted) {
+                                          return PathLess(entry.path, wanted);
+                                        });
+    return found != manifest.entries.end() && found->path == path ? &*found : nullptr;
+  }
+
+  absl::StatusOr<std::string> ReadContent(const Entry& entry, uint64_t limit_bytes) {
+    if (entry.size > limit_bytes) {
+      return absl::ResourceExhaustedError(absl::StrCat(Printable(entry.path), " is larger than ", limit_bytes));
+    }
+    std::string content;
+    for (const Digest& chunk : entry.chunks) {
+      RB_ASSIGN_OR_RETURN(const std::string part, store_->Get(chunk));
+      content.append(part);
+    }
+    return content;
+  }
+
+  absl::StatusOr<Manifest> PreparedManifest(const std::string& operation_id) {
+    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    if (!journal.present || journal.intent.operation_id != operation_id) {
+      return absl::FailedPreconditionError(absl::StrCat("operation ", operation_id, " is not prepared"));
+    }
+    return files_.LoadTarget(journal.intent.target_manifest_file);
+  }
+
+  std::string ConfigDiff(const ChangeSet& changes, const Snapshot& live, const Manifest& manifest) {
+    std::string diff;
+    for (const Change& change : changes.changes) {
+      if (change.kind == Change::Kind::kAttributes || diff.size() >= kConfigDiffBytes) continue;
+      if (ComponentOf(tree_, change.path) != Component::kConfig) continue;
+      std::string before;
+      std::string after;
+      if (change.kind != Change::Kind::kAdd && live.live.entries[change.live_index].entry.type == EntryType::kFile) {
+        const absl::StatusOr<std::string> content = ReadFile(absl::StrCat(tree_.tree, "/", change.path), 1 << 20);
+        before = content.ok() ? *content : "";
+      }
+      if (change.kind != Change::Kind::kRemove && manifest.entries[change.target_index].type == EntryType::kFile) {
+        const absl::StatusOr<std::string> content = ReadContent(manifest.entries[change.target_index], 1 << 20);
+        after = content.ok() ? *content : "";
+      }
+      absl::StrAppend(&diff, UnifiedDiff(change.path, before, after));
+    }
+    return Truncate(diff, kConfigDiffBytes);
+  }
+
+  // ---- staging
+
+  absl::Status Stage(const Snapshot& live, const Manifest& manifest, const ChangeSet& changes, Intent* intent) {
+    const absl::Duration begin = options_.clock->Monotonic();
+    RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenStagingRoot());
+    RB_RETURN_IF_ERROR(MakeFolderAt(root.get(), intent->staging_name, 0700, intent->staging_name));
+    RB_ASSIGN_OR_RETURN(const UniqueFd staging, OpenFolderBeneath(root.get(), intent->staging_name));
+    std::map<uint32_t, std::string> linked;  // hard-link group → path of its first member, beneath `staging`
+    size_t files = 0;
+    for (size_t c = 0; c < changes.changes.size(); ++c) {
+      if (c % 64 == 0) RB_RETURN_IF_ERROR(CheckCancelled());
+      const Change& change = changes.changes[c];
+      PlannedRename rename;
+      rename.kind = change.kind;
+      rename.path = change.path;
+      if (change.kind != Change::Kind::kAdd) {
+        rename.old_inode = live.live.entries[change.live_index].inode;
+        rename.old_ctime_ns = live.live.entries[change.live_index].ctime_ns;
+      }
+      if (change.kind == Change::Kind::kAttributes) {
+        rename.old_attributes = live.live.entries[change.live_index].entry.attributes;
+        rename.new_attributes = manifest.entries[change.target_index].attributes;
+        intent->renames.push_back(std::move(rename));
+        continue;
+      }
+      rename.staged_name = StagedName(c);
+      if (change.kind != Change::Kind::kRemove) {
+        const Entry& top = manifest.entries[change.target_index];
+        RB_RETURN_IF_ERROR(StageEntry(staging.get(), rename.staged_name, top, &linked));
+        std::vector<std::pair<std::string, const Entry*>> folders;
+        if (top.type == EntryType::kFolder) folders.emplace_back(rename.staged_name, &top);
+        for (const size_t index : change.staged_below) {
+          const Entry& entry = manifest.entries[index];
+          const std::string name = absl::StrCat(rename.staged_name, entry.path.substr(top.path.size()));
+          RB_RETURN_IF_ERROR(StageEntry(staging.get(), name, entry, &linked));
+          if (entry.type == EntryType::kFolder) folders.emplace_back(name, &entry);
+          ++files;
+        }
+        // Filling a folder changes its time: attributes come last, deepest first.
+        for (auto folder = folders.rbegin(); folder != folders.rend(); ++folder) {
+          RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(staging.get(), folder->first));
+          RB_RETURN_IF_ERROR(ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder,
+                                             folder->second->attributes, Printable(folder->second->path)));
+        }
+        RB_ASSIGN_OR_RETURN(const FileIdentity identity, IdentifyBeneath(staging.get(), rename.staged_name));
+        rename.new_inode = identity.inode;
+        ++files;
+      }
+      intent->renames.push_back(std::move(rename));
+    }
+    times_.write += options_.clock->Monotonic() - begin;
+    const absl::Duration sync_begin = options_.clock->Monotonic();
+    if (files > kManyFiles) {
+      RB_RETURN_IF_ERROR(SyncFilesystem(staging.get(), "the staging folder"));
+    } else {
+      for (const PlannedRename& rename : intent->renames) {
+        if (rename.new_inode != 0) RB_RETURN_IF_ERROR(SyncBeneath(staging.get(), rename.staged_name));
+      }
+      RB_RETURN_IF_ERROR(SyncFd(staging.get(), "the staging folder"));
+      RB_RETURN_IF_ERROR(SyncFd(root.get(), "the staging folder's parent"));
+      // Its own name, where this operation was the first to need it.
+      RB_ASSIGN_OR_RETURN(const std::string path, StagingRoot());
+      RB_RETURN_IF_ERROR(SyncFolder(path.substr(0, path.rfind('/')).empty() ? "/" : path.substr(0, path.rfind('/'))));
+    }
+    times_.sync += options_.clock->Monotonic() - sync_begin;
+    return absl::OkStatus();
+  }
+
+  absl::Status SyncBeneath(int parent, const std::string& name) {
+    struct stat info {};
+    if (fstatat(parent, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) return ErrnoStatus(errno, "look at staging");
+    if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) return absl::OkStatus();  // its folder holds all of it
+    UniqueFd fd(openat(parent, name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+    if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open staged ", Printable(name)));
+    if (S_ISDIR(info.st_mode)) {
+      RB_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder(fd.get()));
+      for (const std::string& child : names) RB_RETURN_IF_ERROR(SyncBeneath(fd.get(), child));
+    }
+    return SyncFd(fd.get(), Printable(name));
+  }
+
+  // Makes one entry at `name` beneath `root`, complete but for a folder's attributes.
+  absl::Status StageEntry(int root, const std::string& name, const Entry& entry,
+                          std::map<uint32_t, std::string>* linked) {
+    const std::string shown = Printable(entry.path);
+    RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(root, name));
+    const int parent = place.parent.get();
+    if (entry.type == EntryType::kFolder) return MakeFolderAt(parent, place.name, 0700, shown);
+    if (entry.type == EntryType::kSymlink) {
+      RB_RETURN_IF_ERROR(CheckFault("symlink", shown));
+      if (symlinkat(entry.link_target.c_str(), parent, place.name.c_str()) != 0) {
+        return ErrnoStatus(errno, absl::StrCat("make link ", shown));
+      }
+      return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
+    }
+    if (entry.type == EntryType::kFifo) {
+      RB_RETURN_IF_ERROR(CheckFault("mkfifo", shown));
+      if (mkfifoat(parent, place.name.c_str(), 0600) != 0) return ErrnoStatus(errno, absl::StrCat("make fifo ", shown));
+      return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
+    }
+    if (entry.hard_link_group != 0) {
+      const auto [first, is_first] = linked->try_emplace(entry.hard_link_group, name);
+      if (!is_first) {
+        RB_ASSIGN_OR_RETURN(const Place from, LocateBeneath(root, first->second));
+        RB_RETURN_IF_ERROR(CheckFault("link", shown));
+        if (linkat(from.parent.get(), from.name.c_str(), parent, place.name.c_str(), 0) != 0) {
+          return ErrnoStatus(errno, absl::StrCat("link ", shown));
+        }
+        return absl::OkStatus();
+      }
+    }
+    RB_ASSIGN_OR_RETURN(const UniqueFd fd, CreateFileAt(parent, place.name, shown));
+    uint64_t written = 0;
+    for (const Digest& chunk : entry.chunks) {
+      absl::StatusOr<std::string> content = store_->Get(chunk);
+      if (!content.ok()) return DescribeLoss(chunk, content.status());
+      RB_RETURN_IF_ERROR(WriteSparsely(fd.get(), *content, entry.sparse, shown));
+      written += content->size();
+    }
+    if (entry.sparse && ftruncate(fd.get(), static_cast<off_t>(written)) != 0) {
+      return ErrnoStatus(errno, absl::StrCat("set size of ", shown));
+    }
+    if (written != entry.size) return absl::DataLossError(absl::StrCat(shown, " has another size than its manifest says"));
+    return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
+  }
+
+  static absl::Status WriteSparsely(int fd, absl::string_view content, bool sparse, const std::string& shown) {
+    if (!sparse) return WriteToFile(fd, content, shown);
+    static constexpr size_t kBlock = 4096;
+    for (size_t at = 0; at < content.size(); at += kBlock) {
+      const absl::string_view block = content.substr(at, kBlock);
+      const bool zero = std::all_of(block.begin(), block.end(), [](char c) { return c == '\0'; });
+      if (!zero) {
+        RB_RETURN_IF_ERROR(WriteToFile(fd, block, shown));
+      } else if (lseek(fd, static_cast<off_t>(block.size()), SEEK_CUR) < 0) {
+        return ErrnoStatus(errno, absl::StrCat("seek in ", shown));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // What a lost object means: the releases that need it.
+  absl::Status DescribeLoss(const Digest& chunk, const absl::Status& loss) {
+    std::vector<std::string> hurt;
+    const absl::StatusOr<std::vector<Release>> releases = files_.List(nullptr);
+    if (releases.ok()) {
+      for (const Release& release : *releases) {
+        const absl::StatusOr<Manifest> manifest = files_.LoadManifest(release);
+        if (!manifest.ok()) continue;
+        const bool needs = std::any_of(manifest->entries.begin(), manifest->entries.end(), [&](const Entry& entry) {
+          return std::find(entry.chunks.begin(), entry.chunks.end(), chunk) != entry.chunks.end();
+        });
+        if (needs) hurt.push_back(release.name);
+      }
+    }
+    return absl::DataLossError(absl::StrCat(loss.message(), ". It is needed by: ", absl::StrJoin(hurt, ", "),
+                                            ". The tree was not touched"));
+  }
+
+  absl::Status ProveIn(int staging, const std::string& scratch, const Manifest& manifest, ProofReport* report) {
+    RB_RETURN_IF_ERROR(MakeFolderAt(staging, scratch, 0700, scratch));
+    RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenFolderBeneath(staging, scratch));
+    std::map<uint32_t, std::string> linked;
+    const auto find = [&](const std::string& text) {
+      if (report->findings.size() < kFindingsKept) report->findings.push_back(text);
+    };
+    for (size_t i = 0; i < manifest.entries.size(); ++i) {
+      const Entry& entry = manifest.entries[i];
+      if (entry.path.empty()) continue;
+      if (i % 64 == 0) RB_RETURN_IF_ERROR(CheckCancelled());
+      const absl::Status staged = StageEntry(root.get(), entry.path, entry, &linked);
+      if (absl::IsDataLoss(staged) || absl::IsNotFound(staged)) {
+        find(std::string(staged.message()));
+        continue;
+      }
+      RB_RETURN_IF_ERROR(staged);
+      ++report->entries;
+      if (entry.type == EntryType::kFile) report->bytes += entry.size;
+    }
+    if (!report->findings.empty()) return absl::OkStatus();
+    for (auto entry = manifest.entries.rbegin(); entry != manifest.entries.rend(); ++entry) {
+      if (entry->type != EntryType::kFolder) continue;
+      if (entry->path.empty()) {
+        RB_RETURN_IF_ERROR(ApplyAttributes(root.get(), ".", EntryType::kFolder, entry->attributes, "the root"));
+        continue;
+      }
+      RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(root.get(), entry->path));
+      RB_RETURN_IF_ERROR(
+          ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder, entry->attributes, Printable(entry->path)));
+    }
+    // Read everything back, as it lies on the disk.
+    ServiceTree bare;
+    bare.service = tree_.service;
+    bare.tree = scratch;
+    RB_ASSIGN_OR_RETURN(LiveTree restored, WalkTree(root.get(), bare, true));
+    std::vector<size_t> files;
+    for (size_t i = 0; i < restored.entries.size(); ++i) {
+      if (restored.entries[i].entry.type == EntryType::kFile && restored.entries[i].entry.size > 0) files.push_back(i);
+    }
+    RB_RETURN_IF_ERROR(ReadFiles(root.get(), files, false, &restored));
+    size_t r = 0;
+    for (const Entry& entry : manifest.entries) {
+      while (r < restored.entries.size() && PathLess(restored.entries[r].entry.path, entry.path)) ++r;
+      if (r == restored.entries.size() || restored.entries[r].entry.path != entry.path) {
+        find(absl::StrCat(Printable(entry.path), " was not restored"));
+        continue;
+      }
+      const Entry& got = restored.entries[r].entry;
+      if (!got.SameContent(entry)) find(absl::StrCat(Printable(entry.path), " has other content than the manifest says"));
+      if (got.attributes != entry.attributes) find(absl::StrCat(Printable(entry.path), " has other attributes"));
+    }
+    if (options_.database_copier != nullptr) {
+      RB_ASSIGN_OR_RETURN(const std::string path, StagingRoot());
+      for (const std::string& database : tree_.sqlite_paths) {
+        const Entry* entry = Find(manifest, database);
+        if (entry == nullptr || entry->type != EntryType::kFile || entry->size == 0) continue;
+        const absl::Status checked =
+            options_.database_copier->Check(absl::StrCat(path, "/", scratch, "/", database));
+        if (!checked.ok()) find(absl::StrCat(database, ": ", checked.message()));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // Objects that any service's releases or open targets need. Called with the store locked.
+  absl::StatusOr<absl::flat_hash_set<Digest>> LiveObjects() {
+    absl::flat_hash_set<Digest> live;
+    const std::string services = absl::StrCat(options_.state_folder, "/services");
+    UniqueFd folder(open(services.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!folder.valid()) return ErrnoStatus(errno, absl::StrCat("open ", services));
+    RB_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder(folder.get()));
+    for (const std::string& name : names) {
+      RB_ASSIGN_OR_RETURN(const ReleaseFiles files, ReleaseFiles::Open(absl::StrCat(services, "/", name)));
+      RB_ASSIGN_OR_RETURN(const std::vector<Manifest> manifests, files.AllManifests());
+      for (const Manifest& manifest : manifests) {
+        for (const Entry& entry : manifest.entries) live.insert(entry.chunks.begin(), entry.chunks.end());
+      }
+    }
+    return live;
+  }
+
+  const Options options_;
+  const ServiceTree tree_;
+  const std::unique_ptr<ObjectStore> store_;
+  ReleaseFiles files_;
+  Mutex mutex_;  // one call at a time
+  EngineTimes times_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Options options, ServiceTree tree) {
+  static constexpr absl::string_view kFormat = "1\n";
+  if (!IsValidName(tree.service)) return absl::InvalidArgumentError(absl::StrCat("bad service name ", tree.service));
+  RB_RETURN_IF_ERROR(MakeFolders(options.state_folder));
+  const std::string format_path = absl::StrCat(options.state_folder, "/format");
+  const absl::StatusOr<std::string> format = ReadFile(format_path, 64);
+  if (absl::IsNotFound(format.status())) {
+    RB_RETURN_IF_ERROR(WriteFileDurably(format_path, kFormat));
+  } else if (!format.ok()) {
+    return format.status();
+  } else if (*format != kFormat) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options.state_folder, " was written by another version of rb-agent (format ", Printable(*format),
+                     "). It was not touched. Run the newer rb-agent"));
+  }
+  RB_ASSIGN_OR_RETURN(std::unique_ptr<ObjectStore> store, ObjectStore::Open(options.state_folder + "/store"));
+  RB_ASSIGN_OR_RETURN(ReleaseFiles files,
+                      ReleaseFiles::Open(absl::StrCat(options.state_folder, "/services/", tree.service)));
+  return std::unique_ptr<Engine>(
+      new EngineImpl(std::move(options), std::move(tree), std::move(store), std::move(files)));
+}
+
+}  // namespace rb::agent

@@ -1,0 +1,646 @@
+#include "agent/core/engine/engine.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "agent/core/engine/manifest.h"
+#include "agent/core/engine/object_store.h"
+#include "agent/core/engine/text_diff.h"
+#include "agent/core/engine/transaction.h"
+#include "agent/core/engine/tree_files.h"
+#include "agent/core/engine/walk.h"
+#include "common/durable_file.h"
+#include "common/status.h"
+#include "common/test_util.h"
+
+namespace rb::agent {
+namespace {
+
+using testing::FailsWith;
+using testing::TemporaryFolder;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+// Every attribute of every path, folder times included.
+std::map<std::string, std::string> Describe(const std::string& tree) {
+  std::map<std::string, std::string> all;
+  const UniqueFd root(open(tree.c_str(), O_RDONLY | O_DIRECTORY));
+  ServiceTree bare;
+  bare.tree = tree;
+  const absl::StatusOr<LiveTree> live = WalkTree(root.get(), bare, true);
+  if (!live.ok()) return {{"error", live.status().ToString()}};
+  for (const LiveEntry& entry : live->entries) {
+    std::string text = absl::StrCat(static_cast<int>(entry.entry.type), " ", entry.entry.attributes.mode, " ",
+                                    entry.entry.attributes.uid, ":", entry.entry.attributes.gid, " ",
+                                    entry.entry.attributes.mtime_ns, " ", entry.entry.size, " ",
+                                    entry.entry.link_target, " group ", entry.entry.hard_link_group);
+    for (const auto& [name, value] : entry.entry.attributes.xattrs) absl::StrAppend(&text, " ", name, "=", value);
+    if (entry.entry.type == EntryType::kFile) {
+      const absl::StatusOr<Place> place = LocateBeneath(root.get(), entry.entry.path);
+      const UniqueFd fd(openat(place->parent.get(), place->name.c_str(), O_RDONLY));
+      std::string content(entry.entry.size, '\0');
+      if (pread(fd.get(), content.data(), content.size(), 0) != static_cast<ssize_t>(content.size())) text += " short";
+      absl::StrAppend(&text, " ", Sha256Of(content).ToHex());
+    }
+    all[entry.entry.path] = text;
+  }
+  return all;
+}
+
+void Put(const std::string& path, const std::string& content, mode_t mode = 0644) {
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+  std::filesystem::remove(path);
+  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  ASSERT_EQ(write(fd.get(), content.data(), content.size()), static_cast<ssize_t>(content.size()));
+  ASSERT_EQ(fchmod(fd.get(), mode), 0);
+}
+
+class FakeCopier final : public DatabaseCopier {
+ public:
+  absl::Status Copy(const std::string& source, const std::string& destination) override {
+    RB_ASSIGN_OR_RETURN(const std::string content, ReadFile(source));
+    if (absl::StrContains(content, "broken")) return absl::DataLossError("malformed");
+    return WriteFileDurably(destination, content);
+  }
+  absl::Status Check(const std::string& path) override {
+    RB_ASSIGN_OR_RETURN(const std::string content, ReadFile(path));
+    return absl::StrContains(content, "broken") ? absl::DataLossError("malformed") : absl::OkStatus();
+  }
+};
+
+class FakeSnapshot final : public SnapshotSource {
+ public:
+  explicit FakeSnapshot(std::map<std::string, std::string> files) : files_(std::move(files)) {}
+  absl::Status ForEach(const std::function<absl::Status(const Entry&)>& visit) override {
+    for (const auto& [path, content] : files_) {
+      Entry entry;
+      entry.path = path;
+      entry.content_id = "id-" + content;
+      entry.size = content.size();
+      if (path == "run.py") entry.type = Entry::Type::kExecutable;
+      RB_RETURN_IF_ERROR(visit(entry));
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Read(const std::string& content_id, std::string* content) override {
+    *content = content_id.substr(3);
+    return absl::OkStatus();
+  }
+  absl::Time ModificationTime() override { return absl::FromUnixSeconds(1700000000); }
+
+ private:
+  std::map<std::string, std::string> files_;
+};
+
+class EngineTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    tree_.service = "bot";
+    tree_.tree = folder_ / "tree";
+    tree_.config_globs = {"config-*.json"};
+    tree_.data_globs = {"data/**"};
+    tree_.ignore_globs = {"logs/**", "**/__pycache__/**"};
+    tree_.sqlite_paths = {"data/bot.db"};
+    std::filesystem::create_directory(tree_.tree);
+    Open();
+  }
+  void TearDown() override { SetFileFaultForTest(nullptr); }
+  void Open() {
+    engine_.reset();
+    Engine::Options options;
+    options.state_folder = folder_ / "state";
+    options.clock = &clock_;
+    options.database_copier = &copier_;
+    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(options, tree_);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+  }
+  std::string At(const std::string& path) { return tree_.tree + "/" + path; }
+  void MakeFirst() {
+    Put(At("run.py"), "print(1)\n", 0755);
+    Put(At("lib/bot.py"), "v1\n");
+    Put(At("lib/old/only1.py"), "1");
+    Put(At("config-prod.json"), "{\n  \"a\": 1\n}\n");
+    Put(At("data/bot.db"), "database one");
+    Put(At("logs/today"), "log");
+    ASSERT_EQ(symlink("run.py", At("start").c_str()), 0);
+  }
+  void MakeSecond() {
+    Put(At("lib/bot.py"), "v2 broken code\n");
+    std::filesystem::remove_all(At("lib/old"));
+    Put(At("lib/new/deep/only2.py"), "2");
+    Put(At("config-prod.json"), "{\n  \"a\": 2\n}\n");
+    Put(At("data/bot.db"), "database two");
+    std::filesystem::remove(At("start"));
+    std::filesystem::create_directory(At("start"));
+    Put(At("start/now-a-folder"), "x");
+  }
+  // The entries of `all` outside data and logs.
+  static std::map<std::string, std::string> WithoutData(std::map<std::string, std::string> all) {
+    for (auto at = all.begin(); at != all.end();) {
+      at = absl::StartsWith(at->first, "data") || absl::StartsWith(at->first, "logs") ? all.erase(at) : std::next(at);
+    }
+    return all;
+  }
+  absl::Status RollBack(const std::string& operation, const std::string& release, Components components = {}) {
+    EngineTarget target;
+    target.release_name = release;
+    RB_RETURN_IF_ERROR(engine_->Prepare(operation, target, components, "why").status());
+    return engine_->Commit(operation).status();
+  }
+
+  TemporaryFolder folder_;
+  FakeClock clock_{absl::FromUnixSeconds(1795000000)};
+  FakeCopier copier_;
+  ServiceTree tree_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineTest, ARollbackBringsBackEveryAttributeAndLeavesDataAlone) {
+  MakeFirst();
+  const auto first = Describe(tree_.tree);
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({Cause::kBackup, "abc1234def", "v1.4.2", "", "why"}));
+  EXPECT_EQ(release.name, "bot/2026-11-18T11-06-40Z-v1.4.2-abc1234");
+  MakeSecond();
+  const auto second = Describe(tree_.tree);
+  EngineTarget target;
+  target.release_name = release.name;
+  RB_ASSERT_OK_AND_ASSIGN(const PreparedTransaction prepared, engine_->Prepare("op", target, Components{}, "why"));
+  EXPECT_EQ(Describe(tree_.tree), second) << "prepare must not touch the tree";
+  EXPECT_THAT(prepared.delta.config_diff, HasSubstr("-  \"a\": 2\n+  \"a\": 1\n"));
+  EXPECT_EQ(prepared.delta.files_changed, 2u);
+  RB_ASSERT_OK(engine_->Commit("op"));
+  EXPECT_EQ(WithoutData(Describe(tree_.tree)), WithoutData(first));
+  EXPECT_EQ(Describe(tree_.tree)["data/bot.db"], second.at("data/bot.db"));
+  RB_ASSERT_OK_AND_ASSIGN(const Release kept, engine_->Keep("op", Cause::kDeploy, true, true, "bad"));
+  EXPECT_EQ(kept.name, release.name);
+  EXPECT_EQ(kept.standing, Standing::kGood);
+  RB_ASSERT_OK_AND_ASSIGN(const Release again, engine_->Keep("op", Cause::kDeploy, true, true, "bad"));
+  EXPECT_EQ(again.name, release.name);
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<Release> releases, engine_->Releases());
+  ASSERT_EQ(releases.size(), 2u);
+  EXPECT_EQ(releases[0].name, prepared.replaced.name);
+  EXPECT_EQ(releases[0].standing, Standing::kBad);
+  // What was replaced can be gone back to: the rollback itself is undone.
+  RB_ASSERT_OK(RollBack("op-2", prepared.replaced.name));
+  EXPECT_EQ(WithoutData(Describe(tree_.tree)), WithoutData(second));
+}
+
+TEST_F(EngineTest, DataGoesBackOnlyWhenAskedAndWithItsJournalFiles) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  MakeSecond();
+  Put(At("data/bot.db-wal"), "newer pages");
+  Put(At("data/bot.db-shm"), "index");
+  Components all;
+  all.data = true;
+  RB_ASSERT_OK(RollBack("op", release.name, all));
+  RB_ASSERT_OK_AND_ASSIGN(const std::string database, ReadFile(At("data/bot.db")));
+  EXPECT_EQ(database, "database one");
+  EXPECT_FALSE(std::filesystem::exists(At("data/bot.db-wal")));
+  EXPECT_FALSE(std::filesystem::exists(At("data/bot.db-shm")));
+  RB_ASSERT_OK(engine_->Undo("op"));
+  RB_ASSERT_OK_AND_ASSIGN(const std::string log, ReadFile(At("data/bot.db-wal")));
+  EXPECT_EQ(log, "newer pages");
+}
+
+TEST_F(EngineTest, UndoGivesBackWhatWasThereAlsoWhatTheServiceWroteOver) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  MakeSecond();
+  const auto second = Describe(tree_.tree);
+  RB_ASSERT_OK(RollBack("op", release.name));
+  Put(At("lib/bot.py"), "written by the service meanwhile");
+  std::filesystem::create_directories(At("lib/new"));
+  std::filesystem::remove_all(At("lib/old"));
+  RB_ASSERT_OK(engine_->Undo("op"));
+  EXPECT_EQ(WithoutData(Describe(tree_.tree)), WithoutData(second));
+  RB_ASSERT_OK(engine_->Undo("op"));
+  RB_ASSERT_OK_AND_ASSIGN(const OpenTransaction open, engine_->GetOpenTransaction());
+  EXPECT_EQ(open.phase, TransactionPhase::kNone);
+}
+
+TEST_F(EngineTest, AnUnpreparedOrForeignOperationIsRefusedAndNothingChanges) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  MakeSecond();
+  EXPECT_THAT(engine_->Commit("op"), FailsWith(absl::StatusCode::kFailedPrecondition, "not prepared"));
+  EngineTarget target;
+  target.release_name = release.name;
+  RB_ASSERT_OK(engine_->Prepare("op", target, Components{}, ""));
+  EXPECT_THAT(engine_->Prepare("other", target, Components{}, ""),
+              FailsWith(absl::StatusCode::kFailedPrecondition, "operation op is open"));
+  Open();
+  RB_ASSERT_OK(engine_->Recover());
+  RB_ASSERT_OK_AND_ASSIGN(const OpenTransaction open, engine_->GetOpenTransaction());
+  EXPECT_EQ(open.phase, TransactionPhase::kPrepared) << "a prepared operation survives a restart";
+  RB_ASSERT_OK(engine_->Undo("op"));
+  EXPECT_TRUE(std::filesystem::is_empty(folder_ / ".rb-staging-bot"));
+}
+
+TEST_F(EngineTest, APathThatWasChangedAfterPrepareStopsTheCommitBeforeAnyRename) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  MakeSecond();
+  EngineTarget target;
+  target.release_name = release.name;
+  RB_ASSERT_OK(engine_->Prepare("op", target, Components{}, ""));
+  Put(At("lib/bot.py"), "edited by hand");
+  const auto before = Describe(tree_.tree);
+  EXPECT_THAT(engine_->Commit("op"), FailsWith(absl::StatusCode::kAborted, "lib/bot.py was changed by someone else"));
+  EXPECT_EQ(Describe(tree_.tree), before);
+}
+
+TEST_F(EngineTest, IgnoredContentKeepsItsFolder) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  Put(At("lib/new/mod.py"), "2");
+  Put(At("lib/new/__pycache__/mod.pyc"), "cache");
+  RB_ASSERT_OK(RollBack("op", release.name));
+  EXPECT_FALSE(std::filesystem::exists(At("lib/new/mod.py")));
+  EXPECT_TRUE(std::filesystem::exists(At("lib/new/__pycache__/mod.pyc")));
+}
+
+TEST_F(EngineTest, ACommitRemovesOnlyWhatCameFromTheCommitBefore) {
+  MakeFirst();
+  Put(At("untracked.txt"), "mine");
+  FakeSnapshot current({{"lib/bot.py", "v1\n"}, {"run.py", "print(1)\n"}, {"lib/old/only1.py", "1"}});
+  FakeSnapshot next({{"lib/bot.py", "v3\n"}, {"run.py", "print(1)\n"}, {"lib/added.py", "3"}});
+  EngineTarget target;
+  target.snapshot = &next;
+  target.commit = std::string(40, 'c');
+  target.version = "v3";
+  target.baseline = &current;
+  const auto before = Describe(tree_.tree);
+  RB_ASSERT_OK_AND_ASSIGN(const PreparedTransaction prepared, engine_->Prepare("op", target, Components{}, ""));
+  EXPECT_EQ(prepared.delta.files_added, 1u);
+  EXPECT_EQ(prepared.delta.files_changed, 1u);
+  EXPECT_EQ(prepared.delta.files_removed, 1u);
+  RB_ASSERT_OK(engine_->Commit("op"));
+  EXPECT_FALSE(std::filesystem::exists(At("lib/old")));
+  EXPECT_TRUE(std::filesystem::exists(At("untracked.txt")));
+  EXPECT_EQ(Describe(tree_.tree)["run.py"], before.at("run.py")) << "what is the same keeps its time and mode";
+  RB_ASSERT_OK_AND_ASSIGN(const Release kept, engine_->Keep("op", Cause::kDeploy, true, false, ""));
+  EXPECT_EQ(kept.commit, std::string(40, 'c'));
+  RB_ASSERT_OK_AND_ASSIGN(const Current now, engine_->CheckDrift());
+  EXPECT_EQ(now.release_name, kept.name);
+  EXPECT_FALSE(now.drifted);
+  Put(At("lib/bot.py"), "by hand");
+  RB_ASSERT_OK_AND_ASSIGN(const Current drifted, engine_->CheckDrift());
+  EXPECT_TRUE(drifted.drifted);
+}
+
+TEST_F(EngineTest, ABrokenDatabaseStopsABackupButNotARollback) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  MakeSecond();
+  Put(At("data/bot.db"), "broken");
+  EXPECT_THAT(engine_->Capture({}), FailsWith(absl::StatusCode::kDataLoss, "data/bot.db"));
+  RB_ASSERT_OK(RollBack("op", release.name));
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<Release> releases, engine_->Releases());
+  EXPECT_THAT(releases[0].reason, HasSubstr("data/bot.db: malformed"));
+}
+
+TEST_F(EngineTest, EveryDamagedByteOfAPackIsFoundNamedAndNeverRestored) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  MakeSecond();
+  const auto second = Describe(tree_.tree);
+  const std::string pack = folder_ / "state/store/packs/00000001.pack";
+  RB_ASSERT_OK_AND_ASSIGN(const std::string whole, ReadFile(pack));
+  size_t found = 0;
+  for (size_t at = 0; at < whole.size(); at += 7) {
+    std::string damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x40);
+    RB_ASSERT_OK(WriteFileDurably(pack, damaged));
+    RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(release.name));
+    if (proof.findings.empty()) continue;  // a byte of a record's head, which is not read
+    ++found;
+    EXPECT_THAT(proof.findings[0], HasSubstr("is damaged"));
+    Components all;
+    all.data = true;
+    EngineTarget target;
+    target.release_name = release.name;
+    const absl::Status prepared = engine_->Prepare("op", target, all, "").status();
+    if (!prepared.ok()) {
+      EXPECT_THAT(prepared, FailsWith(absl::StatusCode::kDataLoss, release.name));
+    }
+    RB_ASSERT_OK(engine_->Undo("op"));
+    EXPECT_EQ(Describe(tree_.tree), second);
+  }
+  EXPECT_GT(found, 5u);
+  RB_ASSERT_OK(WriteFileDurably(pack, whole));
+  RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(release.name));
+  EXPECT_THAT(proof.findings, IsEmpty());
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<Release> releases, engine_->Releases());
+  EXPECT_EQ(releases.back().durability, Durability::kProved);
+}
+
+TEST_F(EngineTest, PruneKeepsWhatMayBeNeededAndCollectsTheRest) {
+  std::vector<std::string> names;
+  for (int i = 0; i < 6; ++i) {
+    Put(At("lib/bot.py"), absl::StrCat("version ", i, std::string(50000, static_cast<char>('a' + i))));
+    RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({Cause::kBackup, "", "", "", "", i == 0}));
+    RB_ASSERT_OK(engine_->SetStanding(release.name, i == 3 ? Standing::kBad : Standing::kGood, ""));
+    names.push_back(release.name);
+    clock_.Advance(absl::Minutes(1));
+  }
+  RB_ASSERT_OK(engine_->Prove(names[1]));
+  RB_ASSERT_OK_AND_ASSIGN(const PruneReport report, engine_->Prune(2, {}));
+  // Kept: the two newest good ones (5, 4), the only proved one (1), the pinned one (0).
+  EXPECT_THAT(report.removed, ::testing::UnorderedElementsAre(names[2], names[3]));
+  EXPECT_GT(report.bytes_freed, 0u);
+  for (const int i : {0, 1, 4, 5}) {
+    RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(names[static_cast<size_t>(i)]));
+    EXPECT_THAT(proof.findings, IsEmpty()) << i;
+  }
+}
+
+TEST_F(EngineTest, AnUnchangedTreeGivesTheSameRelease) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release first, engine_->Capture({}));
+  RB_ASSERT_OK_AND_ASSIGN(const Release second, engine_->Capture({}));
+  EXPECT_EQ(first.name, second.name);
+}
+
+TEST_F(EngineTest, AStateFolderOfANewerVersionIsRefusedUntouched) {
+  engine_.reset();
+  RB_ASSERT_OK(WriteFileDurably(folder_ / "state/format", "2\n"));
+  Engine::Options options;
+  options.state_folder = folder_ / "state";
+  options.clock = &clock_;
+  EXPECT_THAT(Engine::Open(options, tree_), FailsWith(absl::StatusCode::kFailedPrecondition, "newer rb-agent"));
+}
+
+TEST_F(EngineTest, ALargeFileThatChangesALittleAddsALittle) {
+  std::mt19937_64 random(7);
+  std::string content(24 << 20, '\0');
+  for (size_t i = 0; i + 8 <= content.size(); i += 8) {
+    const uint64_t value = random();
+    std::memcpy(content.data() + i, &value, 8);
+  }
+  Put(At("big"), content);
+  RB_ASSERT_OK(engine_->Capture({}));
+  content.insert(12 << 20, "a few bytes that move all that follows");
+  Put(At("big"), content);
+  RB_ASSERT_OK(engine_->Capture({}));
+  EXPECT_LT(std::filesystem::file_size(folder_ / "state/store/packs/00000002.pack"), 9u << 20);
+}
+
+// --- every call that changes something fails once, or is the last thing the process does
+
+// Runs a whole rollback; the tree is left wholly old or wholly new.
+absl::Status WholeRollback(Engine* engine, const std::string& release, bool undo) {
+  EngineTarget target;
+  target.release_name = release;
+  RB_RETURN_IF_ERROR(engine->Prepare("op", target, Components{}, "").status());
+  RB_RETURN_IF_ERROR(engine->Commit("op").status());
+  if (undo) return engine->Undo("op");
+  return engine->Keep("op", Cause::kDeploy, true, true, "").status();
+}
+
+TEST_F(EngineTest, WhenTheNthCallFailsTheTreeIsWholeAndTheErrorSaysWhat) {
+  MakeFirst();
+  const auto first = WithoutData(Describe(tree_.tree));
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  MakeSecond();
+  const auto second = WithoutData(Describe(tree_.tree));
+  RB_ASSERT_OK_AND_ASSIGN(const Release second_release, engine_->Capture({}));
+  size_t failures = 0;
+  for (const int error_number : {ENOSPC, EIO}) {
+    for (const bool undo : {false, true}) {
+      bool passed_untouched = false;
+      for (int n = 1; !passed_untouched; ++n) {
+        ASSERT_LT(n, 500);
+        int calls = 0;
+        SetFileFaultForTest([&](const char*, const std::string&) { return ++calls == n ? error_number : 0; });
+        const absl::Status status = WholeRollback(engine_.get(), release.name, undo);
+        SetFileFaultForTest(nullptr);
+        passed_untouched = calls < n;
+        const auto now = WithoutData(Describe(tree_.tree));
+        EXPECT_TRUE(now == first || now == second) << "call " << n << ": " << status;
+        if (!status.ok()) {
+          ++failures;
+          EXPECT_GT(status.message().size(), 10u);
+        }
+        // Recovery, then back to the second state for the next round.
+        RB_ASSERT_OK(engine_->Recover());
+        RB_ASSERT_OK(engine_->Undo("op"));
+        const auto recovered = WithoutData(Describe(tree_.tree));
+        ASSERT_TRUE(recovered == first || recovered == second) << "call " << n;
+        if (recovered == first) {
+          RB_ASSERT_OK(RollBack("back", second_release.name));
+          RB_ASSERT_OK(engine_->Keep("back", Cause::kDeploy, true, false, ""));
+        }
+        ASSERT_EQ(WithoutData(Describe(tree_.tree)), second) << "call " << n << " undo " << undo << " untouched " << passed_untouched << status;
+        std::filesystem::remove(folder_ / "state/services/bot/kept");
+      }
+    }
+  }
+  EXPECT_GT(failures, 60u);
+}
+
+TEST_F(EngineTest, WhenTheProcessDiesAtTheNthCallRecoveryFindsAWholeTree) {
+  MakeFirst();
+  const auto first = WithoutData(Describe(tree_.tree));
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  MakeSecond();
+  const auto second = WithoutData(Describe(tree_.tree));
+  RB_ASSERT_OK_AND_ASSIGN(const Release second_release, engine_->Capture({}));
+  size_t deaths = 0;
+  for (const bool undo : {false, true}) {
+    bool lived = false;
+    for (int n = 1; !lived; ++n) {
+      ASSERT_LT(n, 500);
+      const pid_t child = fork();
+      ASSERT_GE(child, 0);
+      if (child == 0) {
+        int calls = 0;
+        SetFileFaultForTest([&](const char*, const std::string&) {
+          if (++calls == n) _exit(77);
+          return 0;
+        });
+        _exit(WholeRollback(engine_.get(), release.name, undo).ok() ? 0 : 1);
+      }
+      int status = 0;
+      ASSERT_EQ(waitpid(child, &status, 0), child);
+      ASSERT_TRUE(WIFEXITED(status));
+      ASSERT_NE(WEXITSTATUS(status), 1);
+      lived = WEXITSTATUS(status) == 0;
+      if (!lived) ++deaths;
+      Open();
+      RB_ASSERT_OK(engine_->Recover());
+      const auto now = WithoutData(Describe(tree_.tree));
+      ASSERT_TRUE(now == first || now == second) << "died at call " << n << (undo ? " of undo" : "");
+      RB_ASSERT_OK(engine_->Undo("op"));
+      if (WithoutData(Describe(tree_.tree)) == first) {
+        RB_ASSERT_OK(RollBack("back", second_release.name));
+        RB_ASSERT_OK(engine_->Keep("back", Cause::kDeploy, true, false, ""));
+      }
+      ASSERT_EQ(WithoutData(Describe(tree_.tree)), second);
+      std::filesystem::remove(folder_ / "state/services/bot/kept");
+    }
+  }
+  EXPECT_GT(deaths, 30u);
+}
+
+// --- properties
+
+TEST_F(EngineTest, AnyTreeComesBackFromAnyDamage) {
+  const bool is_root = geteuid() == 0;
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    std::filesystem::remove_all(tree_.tree);
+    std::filesystem::create_directory(tree_.tree);
+    std::mt19937_64 random(seed);
+    const auto pick = [&](size_t n) { return static_cast<size_t>(random() % n); };
+    const std::vector<std::string> names = {"a", "b.txt", "with space", "new\nline", "\xff\xfe raw", "\xc3\xa9",
+                                            std::string(254, 'L'), "-dash", "c", "d"};
+    std::vector<std::string> folders = {tree_.tree};
+    std::vector<std::string> paths;
+    const auto make_some = [&](size_t count) {
+      for (size_t i = 0; i < count; ++i) {
+        const std::string path = folders[pick(folders.size())] + "/" + names[pick(names.size())] + std::to_string(pick(4));
+        if (path.size() - tree_.tree.size() > 2000 || std::filesystem::exists(std::filesystem::symlink_status(path)) ||
+            path.substr(path.rfind('/') + 1).size() > 255) {
+          continue;
+        }
+        switch (pick(8)) {
+          case 0:
+            if (mkdir(path.c_str(), 0700 | static_cast<mode_t>(pick(64))) == 0) folders.push_back(path);
+            continue;
+          case 1:
+            ASSERT_EQ(symlink("no/where", path.c_str()), 0);
+            continue;
+          case 2:
+            ASSERT_EQ(mkfifo(path.c_str(), 0640), 0);
+            continue;
+          case 3:
+            if (!paths.empty() && link(paths[pick(paths.size())].c_str(), path.c_str()) == 0) paths.push_back(path);
+            continue;
+          default: {
+            Put(path, std::string(pick(20000), static_cast<char>('a' + pick(26))),
+                static_cast<mode_t>(0400 | pick(04000)));
+            paths.push_back(path);
+            if (pick(4) == 0) setxattr(path.c_str(), "user.note", "x", 1, 0);
+            if (is_root && pick(3) == 0) {
+              ASSERT_EQ(chown(path.c_str(), static_cast<uid_t>(1000 + pick(3)), 1001), 0);
+              ASSERT_EQ(chmod(path.c_str(), static_cast<mode_t>(pick(07777))), 0);
+            }
+            if (pick(5) == 0) {
+              ASSERT_EQ(truncate(path.c_str(), static_cast<off_t>(1 << 17)), 0);  // a hole
+            }
+            const timespec times[2] = {{0, UTIME_OMIT}, {static_cast<time_t>(pick(2000000000)), 123456789}};
+            ASSERT_EQ(utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
+          }
+        }
+      }
+    };
+    make_some(60);
+    const auto before = Describe(tree_.tree);
+    RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+    // Damage: some go, some are overwritten, some change their kind or attributes, some are new.
+    for (const std::string& path : paths) {
+      switch (pick(5)) {
+        case 0:
+          unlink(path.c_str());
+          break;
+        case 1:
+          if (std::filesystem::exists(path)) Put(path, "damaged", 0600);
+          break;
+        case 2:
+          chmod(path.c_str(), 0777);
+          break;
+        case 3:
+          unlink(path.c_str());
+          mkdir(path.c_str(), 0755);
+          break;
+        default:
+          break;
+      }
+    }
+    if (folders.size() > 1) std::filesystem::remove_all(folders[1 + pick(folders.size() - 1)]);
+    folders.erase(std::remove_if(folders.begin(), folders.end(),
+                                 [](const std::string& path) { return !std::filesystem::is_directory(path); }),
+                  folders.end());
+    make_some(20);
+    const auto damaged = Describe(tree_.tree);
+    const std::string operation = absl::StrCat("op-", seed);
+    RB_ASSERT_OK(RollBack(operation, release.name)) << "seed " << seed;
+    EXPECT_EQ(Describe(tree_.tree), before) << "seed " << seed;
+    RB_ASSERT_OK(engine_->Undo(operation)) << "seed " << seed;
+    EXPECT_EQ(Describe(tree_.tree), damaged) << "undo, seed " << seed;
+    RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(release.name));
+    EXPECT_THAT(proof.findings, IsEmpty()) << "seed " << seed;
+  }
+}
+
+TEST(Manifest, AnyBytesAreReadWithoutHarm) {
+  Manifest manifest;
+  for (const char* path : {"", "a", "a/b", "a.b"}) {
+    Entry entry;
+    entry.path = path;
+    entry.chunks.push_back(Sha256Of(path));
+    manifest.entries.push_back(entry);
+  }
+  const std::string encoded = EncodeManifest(manifest);
+  RB_ASSERT_OK_AND_ASSIGN(const Manifest decoded, DecodeManifest(encoded));
+  EXPECT_EQ(EncodeManifest(decoded), encoded);
+  for (size_t i = 0; i < encoded.size(); ++i) {
+    EXPECT_FALSE(DecodeManifest(encoded.substr(0, i)).ok()) << i;
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string flipped = encoded;
+      flipped[i] = static_cast<char>(flipped[i] ^ (1 << bit));
+      DecodeManifest(flipped).IgnoreError();
+      DecodeIntent(flipped).IgnoreError();
+    }
+  }
+  for (const char* path : {"/etc/passwd", "../up", "a//b", "a/./b"}) {
+    Manifest evil;
+    evil.entries.resize(1);
+    evil.entries[0].path = path;
+    EXPECT_FALSE(DecodeManifest(EncodeManifest(evil)).ok()) << path;
+  }
+}
+
+TEST(PathOrder, AFolderComesRightBeforeWhatItHolds) {
+  EXPECT_TRUE(PathLess("a", "a/b"));
+  EXPECT_TRUE(PathLess("a/b", "a.b"));
+  EXPECT_TRUE(PathLess("", "a"));
+  EXPECT_FALSE(PathLess("a", "a"));
+}
+
+TEST(Components, Table) {
+  ServiceTree tree;
+  tree.config_globs = {"config-*.json"};
+  tree.data_globs = {"data/**"};
+  tree.sqlite_paths = {"bot.db"};
+  tree.ignore_globs = {"logs/**"};
+  EXPECT_EQ(ComponentOf(tree, "config-prod.json"), Component::kConfig);
+  EXPECT_EQ(ComponentOf(tree, "data"), Component::kData);
+  EXPECT_EQ(ComponentOf(tree, "data/x/y"), Component::kData);
+  EXPECT_EQ(ComponentOf(tree, "bot.db"), Component::kData);
+  EXPECT_EQ(ComponentOf(tree, "bot.db-wal"), Component::kData);
+  EXPECT_EQ(ComponentOf(tree, "lib/x.py"), Component::kCode);
+  EXPECT_TRUE(IsIgnored(tree, "logs"));
+  EXPECT_TRUE(IsIgnored(tree, "logs/x"));
+  EXPECT_FALSE(IsIgnored(tree, "logs2"));
+}
+
+}  // namespace
+}  // namespace rb::agent

@@ -1,0 +1,66 @@
+// What a release is made of: one entry for each path, in path order.
+#ifndef RB_AGENT_CORE_ENGINE_MANIFEST_H_
+#define RB_AGENT_CORE_ENGINE_MANIFEST_H_
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "common/digest.h"
+
+namespace rb::agent {
+
+enum class EntryType : uint8_t { kFile = 1, kFolder = 2, kSymlink = 3, kFifo = 4 };
+
+// What a file, folder, link or fifo is, apart from its content.
+struct Attributes {
+  uint32_t mode = 0;  // permission bits with setuid, setgid, sticky
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  int64_t mtime_ns = 0;  // since the epoch
+  // Extended attributes with their names, sorted: ACLs (system.posix_acl_*) and capabilities (security.capability) too.
+  std::vector<std::pair<std::string, std::string>> xattrs;
+
+  friend bool operator==(const Attributes&, const Attributes&) = default;
+  bool EqualsButForTime(const Attributes& other) const {
+    return mode == other.mode && uid == other.uid && gid == other.gid && xattrs == other.xattrs;
+  }
+};
+
+struct Entry {
+  std::string path;  // relative to the tree; "" is the tree's root
+  EntryType type = EntryType::kFile;
+  Attributes attributes;
+  uint64_t size = 0;            // of a file
+  std::vector<Digest> chunks;   // its content; objects of the store
+  bool sparse = false;          // blocks of zeros are holes
+  std::string link_target;      // of a symlink
+  uint32_t hard_link_group = 0; // files with the same number, not 0, are one file
+
+  bool SameContent(const Entry& other) const {
+    return type == other.type && size == other.size && chunks == other.chunks && link_target == other.link_target;
+  }
+};
+
+struct Manifest {
+  std::vector<Entry> entries;  // sorted by PathLess, without repeats
+};
+
+// Path order: a folder comes right before everything below it.
+bool PathLess(absl::string_view a, absl::string_view b);
+// True when `path` lies below `folder` ("" holds everything but itself).
+bool IsBelow(absl::string_view path, absl::string_view folder);
+absl::string_view ParentPath(absl::string_view path);
+absl::string_view BaseName(absl::string_view path);
+
+// Canonical: equal manifests have equal bytes, so that their SHA-256 is the name of the state.
+std::string EncodeManifest(const Manifest& manifest);
+// DATA_LOSS for bytes that are no manifest, among them unsorted, absolute or climbing paths. Total.
+absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes);
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_ENGINE_MANIFEST_H_

@@ -1,0 +1,317 @@
+#include "agent/core/engine/object_store.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <map>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "agent/core/engine/codec.h"
+#include "common/durable_file.h"
+#include "common/status.h"
+
+namespace rb::agent {
+namespace {
+
+constexpr size_t kBufferBytes = 1 << 20;
+// Content is chunks of at most 4 MiB (chunker.h) and whole small files; anything larger on disk is damage.
+constexpr uint64_t kMostContentBytes = 64 << 20;
+constexpr int kCompressionLevel = 1;
+constexpr absl::string_view kIndexMagic = "rbindex1\n";
+
+absl::Status WriteAll(int fd, absl::string_view data, const std::string& path) {
+  while (!data.empty()) {
+    const ssize_t written = write(fd, data.data(), data.size());
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      return ErrnoStatus(errno, absl::StrCat("write ", path));
+    }
+    data.remove_prefix(static_cast<size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ObjectStore>> ObjectStore::Open(const std::string& folder) {
+  RB_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/packs")));
+  std::unique_ptr<ObjectStore> store(new ObjectStore(folder));
+  RB_RETURN_IF_ERROR(store->Refresh());
+  return store;
+}
+
+std::string ObjectStore::PackPath(uint32_t pack, absl::string_view suffix) const {
+  return absl::StrFormat("%s/packs/%08d%s", folder_, pack, suffix);
+}
+
+absl::StatusOr<std::vector<uint32_t>> ObjectStore::ListPacks() const {
+  const std::string path = absl::StrCat(folder_, "/packs");
+  DIR* folder = opendir(path.c_str());
+  if (folder == nullptr) return ErrnoStatus(errno, absl::StrCat("open folder ", path));
+  std::vector<uint32_t> packs;
+  while (const dirent* entry = readdir(folder)) {  // NOLINT(concurrency-mt-unsafe): safe on distinct streams
+    absl::string_view name = entry->d_name;
+    uint32_t number = 0;
+    if (absl::ConsumeSuffix(&name, ".index") && absl::SimpleAtoi(name, &number)) packs.push_back(number);
+  }
+  closedir(folder);
+  std::sort(packs.begin(), packs.end());
+  return packs;
+}
+
+absl::Status ObjectStore::LoadIndex(uint32_t pack) {
+  const std::string path = PackPath(pack, ".index");
+  RB_ASSIGN_OR_RETURN(const std::string content, ReadFile(path, size_t{1} << 30));
+  const absl::string_view all = content;
+  if (all.size() < 32 + kIndexMagic.size() || all.substr(0, kIndexMagic.size()) != kIndexMagic) {
+    return absl::DataLossError(absl::StrCat(path, " is not an index"));
+  }
+  const absl::string_view body = all.substr(0, all.size() - 32);
+  Decoder tail(all.substr(all.size() - 32));
+  if (tail.Raw() != Sha256Of(body)) return absl::DataLossError(absl::StrCat(path, " is damaged"));
+  Decoder in(body.substr(kIndexMagic.size()));
+  const uint64_t count = in.Count(35);
+  for (uint64_t i = 0; i < count && in.ok(); ++i) {
+    Place place;
+    place.pack = pack;
+    const Digest digest = in.Raw();
+    place.offset = in.Number();
+    place.stored_bytes = in.Number();
+    place.content_bytes = in.Number();
+    places_.try_emplace(digest, place);
+  }
+  if (!in.ok()) return absl::DataLossError(absl::StrCat(path, " is damaged"));
+  loaded_.insert(pack);
+  return absl::OkStatus();
+}
+
+absl::Status ObjectStore::RefreshLocked() {
+  RB_ASSIGN_OR_RETURN(const std::vector<uint32_t> packs, ListPacks());
+  const absl::flat_hash_set<uint32_t> present(packs.begin(), packs.end());
+  const bool something_went =
+      std::any_of(loaded_.begin(), loaded_.end(), [&](uint32_t pack) { return !present.contains(pack); });
+  if (something_went) {
+    places_.clear();
+    loaded_.clear();
+  }
+  for (const uint32_t pack : packs) {
+    if (loaded_.contains(pack)) continue;
+    const absl::Status loaded = LoadIndex(pack);
+    // A damaged index hides its pack's objects: they are then missing, and whoever needs one is told so by name. The rest
+    // of the store stays of use.
+    if (!loaded.ok() && !absl::IsDataLoss(loaded)) return loaded;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ObjectStore::Refresh() {
+  MutexLock lock(mutex_);
+  return RefreshLocked();
+}
+
+absl::StatusOr<ObjectStore::Session> ObjectStore::StartSession() {
+  const std::string path = absl::StrCat(folder_, "/lock");
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  // Waits for a garbage collection to end; those are short.
+  while (flock(fd.get(), LOCK_SH) != 0) {
+    if (errno != EINTR) return ErrnoStatus(errno, absl::StrCat("lock ", path));
+  }
+  RB_RETURN_IF_ERROR(Refresh());
+  return Session(std::move(fd));
+}
+
+std::unique_ptr<ObjectStore::Writer> ObjectStore::NewWriter() { return std::unique_ptr<Writer>(new Writer(this)); }
+
+bool ObjectStore::Contains(const Digest& digest) {
+  MutexLock lock(mutex_);
+  return places_.contains(digest);
+}
+
+absl::StatusOr<std::string> ObjectStore::Get(const Digest& digest) {
+  Place place;
+  {
+    MutexLock lock(mutex_);
+    const auto found = places_.find(digest);
+    if (found == places_.end()) {
+      return absl::NotFoundError(absl::StrCat("object ", digest.ToHex(), " is not in the store"));
+    }
+    place = found->second;
+  }
+  const std::string path = PackPath(place.pack, ".pack");
+  const auto damaged = [&](absl::string_view how) {
+    return absl::DataLossError(
+        absl::StrCat("object ", digest.ToHex(), " in ", path, " at byte ", place.offset, " is damaged: ", how));
+  };
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  if (place.content_bytes > kMostContentBytes || place.stored_bytes > ZSTD_compressBound(kMostContentBytes)) {
+    return damaged("its size makes no sense");
+  }
+  std::string stored(place.stored_bytes, '\0');
+  size_t filled = 0;
+  while (filled < stored.size()) {
+    const ssize_t got = pread(fd.get(), stored.data() + filled, stored.size() - filled,
+                              static_cast<off_t>(place.offset + filled));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoStatus(errno, absl::StrCat("read ", path));
+    if (got == 0) return damaged("the pack ends before it");
+    filled += static_cast<size_t>(got);
+  }
+  std::string content(place.content_bytes, '\0');
+  const size_t size = ZSTD_decompress(content.data(), content.size(), stored.data(), stored.size());
+  if (ZSTD_isError(size) != 0 || size != content.size()) return damaged("it does not decompress");
+  if (Sha256Of(content) != digest) return damaged("its digest differs");
+  return content;
+}
+
+absl::StatusOr<uint64_t> ObjectStore::CollectGarbage(
+    const std::function<absl::StatusOr<absl::flat_hash_set<Digest>>()>& live) {
+  const std::string lock_path = absl::StrCat(folder_, "/lock");
+  UniqueFd lock_fd(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!lock_fd.valid()) return ErrnoStatus(errno, absl::StrCat("open ", lock_path));
+  if (flock(lock_fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    return absl::UnavailableError("captures or restores are running; garbage is collected another time");
+  }
+  RB_ASSIGN_OR_RETURN(const absl::flat_hash_set<Digest> wanted, live());
+  RB_RETURN_IF_ERROR(Refresh());
+
+  struct Use {
+    uint64_t live_bytes = 0;
+    uint64_t all_bytes = 0;
+    std::vector<Digest> live;
+  };
+  std::map<uint32_t, Use> uses;
+  {
+    MutexLock lock(mutex_);
+    for (const uint32_t pack : loaded_) uses[pack];
+    for (const auto& [digest, place] : places_) {
+      Use& use = uses[place.pack];
+      use.all_bytes += place.stored_bytes;
+      if (!wanted.contains(digest)) continue;
+      use.live_bytes += place.stored_bytes;
+      use.live.push_back(digest);
+    }
+  }
+  // What is worth moving is written to a new, durable pack before anything is removed.
+  std::vector<uint32_t> going;
+  std::unique_ptr<Writer> writer = NewWriter();
+  for (auto& [pack, use] : uses) {
+    if (use.live_bytes * 2 > use.all_bytes && use.live_bytes > 0) continue;
+    std::sort(use.live.begin(), use.live.end());
+    bool readable = true;
+    for (const Digest& digest : use.live) {
+      absl::StatusOr<std::string> content = Get(digest);
+      if (!content.ok()) {
+        // Damaged: left where it is, so that whoever looks for it is told what is wrong with it.
+        readable = false;
+        break;
+      }
+      RB_RETURN_IF_ERROR(writer->Put(digest, *content));
+    }
+    if (readable) going.push_back(pack);
+  }
+  RB_RETURN_IF_ERROR(writer->Finish());
+  uint64_t freed = 0;
+  for (const uint32_t pack : going) {
+    struct stat info {};
+    if (stat(PackPath(pack, ".pack").c_str(), &info) == 0) freed += static_cast<uint64_t>(info.st_size);
+    // The index first: a pack without one is nothing.
+    RB_RETURN_IF_ERROR(RemoveFileDurably(PackPath(pack, ".index")));
+    RB_RETURN_IF_ERROR(RemoveFileDurably(PackPath(pack, ".pack")));
+  }
+  // Packs that were never finished: no writer is at work now.
+  const std::string packs_path = absl::StrCat(folder_, "/packs");
+  DIR* folder = opendir(packs_path.c_str());
+  if (folder == nullptr) return ErrnoStatus(errno, absl::StrCat("open folder ", packs_path));
+  std::vector<std::string> leftover;
+  while (const dirent* entry = readdir(folder)) {  // NOLINT(concurrency-mt-unsafe)
+    absl::string_view name = entry->d_name;
+    uint32_t number = 0;
+    if (!absl::ConsumeSuffix(&name, ".pack") || !absl::SimpleAtoi(name, &number)) continue;
+    if (access(PackPath(number, ".index").c_str(), F_OK) != 0) leftover.push_back(PackPath(number, ".pack"));
+  }
+  closedir(folder);
+  for (const std::string& path : leftover) RB_RETURN_IF_ERROR(RemoveFileDurably(path));
+  RB_RETURN_IF_ERROR(Refresh());
+  return freed;
+}
+
+ObjectStore::Writer::~Writer() {
+  if (!path_.empty()) unlink(path_.c_str());
+}
+
+absl::Status ObjectStore::Writer::Begin() {
+  if (fd_.valid()) return absl::OkStatus();
+  RB_ASSIGN_OR_RETURN(const std::vector<uint32_t> packs, store_->ListPacks());
+  // O_EXCL decides between several writers; each try takes the next number.
+  for (uint32_t number = packs.empty() ? 1 : packs.back() + 1;; ++number) {
+    path_ = store_->PackPath(number, ".pack");
+    fd_.Reset(open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (fd_.valid()) return absl::OkStatus();
+    const int error_number = errno;
+    const std::string path = std::exchange(path_, "");
+    if (error_number != EEXIST) return ErrnoStatus(error_number, absl::StrCat("create ", path));
+  }
+}
+
+absl::Status ObjectStore::Writer::FlushBuffer() {
+  RB_RETURN_IF_ERROR(WriteAll(fd_.get(), buffer_, path_));
+  buffer_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status ObjectStore::Writer::Put(const Digest& digest, absl::string_view content) {
+  if (added_.contains(digest)) return absl::OkStatus();
+  RB_RETURN_IF_ERROR(Begin());
+  std::string stored(ZSTD_compressBound(content.size()), '\0');
+  const size_t size = ZSTD_compress(stored.data(), stored.size(), content.data(), content.size(), kCompressionLevel);
+  if (ZSTD_isError(size) != 0) return absl::InternalError(absl::StrCat("zstd: ", ZSTD_getErrorName(size)));
+  Encoder head;
+  head.Number(size);
+  head.Number(content.size());
+  head.Raw(digest);
+  buffer_.append(head.bytes());
+  records_.push_back({digest, size_ + head.bytes().size(), size, content.size()});
+  buffer_.append(stored.data(), size);
+  size_ += head.bytes().size() + size;
+  added_.insert(digest);
+  return buffer_.size() >= kBufferBytes ? FlushBuffer() : absl::OkStatus();
+}
+
+absl::Status ObjectStore::Writer::Finish() {
+  if (!fd_.valid()) return absl::OkStatus();
+  RB_RETURN_IF_ERROR(FlushBuffer());
+  if (fsync(fd_.get()) != 0) return ErrnoStatus(errno, absl::StrCat("fsync ", path_));
+  RB_RETURN_IF_ERROR(SyncFolder(absl::StrCat(store_->folder_, "/packs")));
+  Encoder index;
+  index.Number(records_.size());
+  for (const Record& record : records_) {
+    index.Raw(record.digest);
+    index.Number(record.offset);
+    index.Number(record.stored_bytes);
+    index.Number(record.content_bytes);
+  }
+  std::string content = absl::StrCat(kIndexMagic, index.bytes());
+  Encoder tail;
+  tail.Raw(Sha256Of(content));
+  content.append(tail.bytes());
+  const std::string pack_path = std::exchange(path_, "");
+  fd_.Reset();
+  RB_RETURN_IF_ERROR(WriteFileDurably(absl::StrCat(absl::StripSuffix(pack_path, ".pack"), ".index"), content));
+  records_.clear();
+  added_.clear();
+  return store_->Refresh();
+}
+
+}  // namespace rb::agent

@@ -1,0 +1,81 @@
+// The files of one service in the state folder: releases, what is current, the stat cache, known contents of commits.
+#ifndef RB_AGENT_CORE_ENGINE_RELEASE_FILES_H_
+#define RB_AGENT_CORE_ENGINE_RELEASE_FILES_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "agent/core/engine/engine.h"
+#include "agent/core/engine/manifest.h"
+#include "agent/core/release.h"
+#include "common/digest.h"
+
+namespace rb::agent {
+
+// What a file's content was when it was last read, and how to see that it is still the same file.
+struct CachedContent {
+  uint64_t inode = 0;
+  int64_t ctime_ns = 0;
+  int64_t mtime_ns = 0;
+  uint64_t size = 0;
+  // For databases: of the copy that was taken, and what the write-ahead log looked like.
+  uint64_t content_size = 0;
+  int64_t log_mtime_ns = 0;
+  uint64_t log_size = 0;
+  std::vector<Digest> chunks;
+};
+using StatCache = absl::flat_hash_map<std::string, CachedContent>;
+
+// Not thread-safe. Every Save is durable and replaces as a whole; every Load checks a SHA-256 over the file.
+class ReleaseFiles {
+ public:
+  // `folder`: services/NAME in the state folder; made when missing.
+  static absl::StatusOr<ReleaseFiles> Open(const std::string& folder);
+
+  // Newest first. A release whose file is damaged is left out, and named in `damaged`.
+  absl::StatusOr<std::vector<Release>> List(std::vector<std::string>* damaged) const;
+  absl::StatusOr<Release> Load(const std::string& name) const;
+  // The manifest first, then the release that refers to it: a name that is seen is whole.
+  absl::Status Add(const Release& release, const std::string& encoded_manifest);
+  absl::Status Update(const Release& release);
+  absl::Status Remove(const std::string& name);
+  // DATA_LOSS when it is damaged or not the one that the release was made with.
+  absl::StatusOr<Manifest> LoadManifest(const Release& release) const;
+  // "service/2026-11-23T03-14-07Z-v1.4.2-abc123f", made unique.
+  std::string NewName(const std::string& service, absl::Time now, const std::string& version,
+                      const std::string& commit) const;
+
+  // A manifest that is no release: the target of an open transaction.
+  absl::Status SaveTarget(const std::string& name, const std::string& encoded_manifest);
+  absl::StatusOr<Manifest> LoadTarget(const std::string& name) const;
+  absl::Status RemoveTargets();
+  absl::StatusOr<std::vector<Manifest>> AllManifests() const;
+
+  absl::StatusOr<Current> LoadCurrent() const;  // empty when there is none
+  absl::Status SaveCurrent(const Current& current);
+  StatCache LoadStatCache() const;  // empty when there is none, or it is damaged: it can always be made again
+  absl::Status SaveStatCache(const StatCache& cache);
+  absl::flat_hash_map<std::string, std::vector<Digest>> LoadContentIds() const;
+  absl::Status SaveContentIds(const absl::flat_hash_map<std::string, std::vector<Digest>>& ids);
+
+  // The operation that was kept last, and its release: so that a repeated Keep gives the same answer.
+  absl::Status SaveKept(const std::string& operation_id, const std::string& release_name);
+  std::string KeptRelease(const std::string& operation_id) const;  // empty if it was another
+
+  const std::string& folder() const { return folder_; }
+  std::string JournalPath() const { return folder_ + "/transaction"; }
+
+ private:
+  explicit ReleaseFiles(std::string folder) : folder_(std::move(folder)) {}
+  std::string FileOf(const std::string& release_name, absl::string_view suffix) const;
+  std::string folder_;
+};
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_ENGINE_RELEASE_FILES_H_

@@ -1,0 +1,221 @@
+#include "agent/core/engine/transaction.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "agent/core/engine/codec.h"
+#include "agent/core/engine/tree_files.h"
+#include "common/failpoint.h"
+#include "common/status.h"
+#include "common/text.h"
+
+namespace rb::agent {
+namespace {
+
+constexpr absl::string_view kMagic = "rbintent1\n";
+
+void PutAttributes(const Attributes& attributes, Encoder* out) {
+  out->Number(attributes.mode);
+  out->Number(attributes.uid);
+  out->Number(attributes.gid);
+  out->Signed(attributes.mtime_ns);
+  out->Number(attributes.xattrs.size());
+  for (const auto& [name, value] : attributes.xattrs) {
+    out->Text(name);
+    out->Text(value);
+  }
+}
+
+Attributes TakeAttributes(Decoder* in) {
+  Attributes attributes;
+  attributes.mode = static_cast<uint32_t>(in->Number()) & 07777;
+  attributes.uid = static_cast<uint32_t>(in->Number());
+  attributes.gid = static_cast<uint32_t>(in->Number());
+  attributes.mtime_ns = in->Signed();
+  const uint64_t count = in->Count(2);
+  for (uint64_t i = 0; i < count && in->ok(); ++i) {
+    std::string name = in->Text();
+    std::string value = in->Text();
+    attributes.xattrs.emplace_back(std::move(name), std::move(value));
+  }
+  return attributes;
+}
+
+uint64_t InodeAt(int folder, const std::string& name) {
+  struct stat info {};
+  return fstatat(folder, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 ? info.st_ino : 0;
+}
+
+absl::Status Confused(const PlannedRename& rename) {
+  return absl::FailedPreconditionError(
+      absl::StrCat(Printable(rename.path), " is neither what it was before the swap nor what it should be after it"));
+}
+
+absl::Status MoveIn(const PlannedRename& rename, const TransactionFolders& folders, const Place& place, bool exchange) {
+  return RenameBeneath(folders.staging, rename.staged_name, place.parent.get(), place.name, exchange,
+                       Printable(rename.path));
+}
+
+absl::Status MoveOut(const PlannedRename& rename, const TransactionFolders& folders, const Place& place) {
+  return RenameBeneath(place.parent.get(), place.name, folders.staging, rename.staged_name, false,
+                       Printable(rename.path));
+}
+
+// Carries one rename out. Looks first: it may be done already.
+absl::Status CarryForward(const PlannedRename& rename, const TransactionFolders& folders) {
+  RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(folders.tree, rename.path));
+  const uint64_t here = InodeAt(place.parent.get(), place.name);
+  const uint64_t staged = InodeAt(folders.staging, rename.staged_name);
+  if (here == rename.new_inode && staged == rename.old_inode) return absl::OkStatus();
+  if (here != rename.old_inode || staged != rename.new_inode) return Confused(rename);
+  if (rename.kind == Change::Kind::kRemove) return MoveOut(rename, folders, place);
+  return MoveIn(rename, folders, place, rename.kind == Change::Kind::kExchange);
+}
+
+// Takes one rename back. What the service has meanwhile put in the place of what we put there makes way as well: the old
+// state is what counts.
+absl::Status CarryBackward(const PlannedRename& rename, const TransactionFolders& folders) {
+  absl::StatusOr<Place> place = LocateBeneath(folders.tree, rename.path);
+  const uint64_t staged = InodeAt(folders.staging, rename.staged_name);
+  if (rename.kind == Change::Kind::kAdd) {
+    if (staged == rename.new_inode || absl::IsNotFound(place.status())) return absl::OkStatus();
+    RB_RETURN_IF_ERROR(place.status());
+    if (InodeAt(place->parent.get(), place->name) == 0) return absl::OkStatus();
+    return MoveOut(rename, folders, *place);
+  }
+  RB_RETURN_IF_ERROR(place.status());
+  const uint64_t here = InodeAt(place->parent.get(), place->name);
+  if (here == rename.old_inode) return absl::OkStatus();
+  if (staged != rename.old_inode) return Confused(rename);
+  return MoveIn(rename, folders, *place, here != 0);
+}
+
+absl::Status CarryAttributes(const PlannedRename& rename, const TransactionFolders& folders, bool forward) {
+  const Attributes& wanted = forward ? rename.new_attributes : rename.old_attributes;
+  if (rename.path.empty()) return ApplyAttributes(folders.tree, ".", EntryType::kFolder, wanted, "the tree's root");
+  RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(folders.tree, rename.path));
+  return ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder, wanted, Printable(rename.path));
+}
+
+absl::Status SyncTouched(const Intent& intent, const TransactionFolders& folders) {
+  std::set<std::string> touched;
+  for (const PlannedRename& rename : intent.renames) {
+    touched.insert(rename.kind == Change::Kind::kAttributes ? rename.path : std::string(ParentPath(rename.path)));
+  }
+  for (const std::string& path : touched) {
+    absl::StatusOr<UniqueFd> folder = OpenFolderBeneath(folders.tree, path);
+    if (absl::IsNotFound(folder.status())) continue;  // moved away whole; its parent is flushed
+    RB_RETURN_IF_ERROR(folder.status());
+    RB_RETURN_IF_ERROR(SyncFd(folder->get(), Printable(path)));
+  }
+  return SyncFd(folders.staging, "staging folder");
+}
+
+}  // namespace
+
+std::string EncodeIntent(const Intent& intent) {
+  Encoder out;
+  for (const std::string* text : {&intent.operation_id, &intent.target_release, &intent.target_commit,
+                                  &intent.target_version, &intent.replaced_release, &intent.reason,
+                                  &intent.target_manifest_file, &intent.staging_name}) {
+    out.Text(*text);
+  }
+  out.Number(intent.renames.size());
+  for (const PlannedRename& rename : intent.renames) {
+    out.Number(static_cast<uint64_t>(rename.kind));
+    out.Text(rename.path);
+    out.Text(rename.staged_name);
+    out.Number(rename.old_inode);
+    out.Signed(rename.old_ctime_ns);
+    out.Number(rename.new_inode);
+    PutAttributes(rename.old_attributes, &out);
+    PutAttributes(rename.new_attributes, &out);
+  }
+  return absl::StrCat(kMagic, out.bytes());
+}
+
+absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
+  if (bytes.substr(0, kMagic.size()) != kMagic) return absl::DataLossError("these bytes are not an intent");
+  Decoder in(bytes.substr(kMagic.size()));
+  Intent intent;
+  for (std::string* text : {&intent.operation_id, &intent.target_release, &intent.target_commit,
+                            &intent.target_version, &intent.replaced_release, &intent.reason,
+                            &intent.target_manifest_file, &intent.staging_name}) {
+    *text = in.Text();
+  }
+  const uint64_t count = in.Count(16);
+  for (uint64_t i = 0; i < count && in.ok(); ++i) {
+    PlannedRename rename;
+    const uint64_t kind = in.Number();
+    if (kind < 1 || kind > 4) return absl::DataLossError("an intent has an unknown kind of change");
+    rename.kind = static_cast<Change::Kind>(kind);
+    rename.path = in.Text();
+    rename.staged_name = in.Text();
+    rename.old_inode = in.Number();
+    rename.old_ctime_ns = in.Signed();
+    rename.new_inode = in.Number();
+    rename.old_attributes = TakeAttributes(&in);
+    rename.new_attributes = TakeAttributes(&in);
+    intent.renames.push_back(std::move(rename));
+  }
+  if (!in.ok() || !in.at_end()) return absl::DataLossError("an intent is cut short");
+  return intent;
+}
+
+absl::Status CheckUnchanged(const Intent& intent, const TransactionFolders& folders) {
+  for (const PlannedRename& rename : intent.renames) {
+    if (rename.kind == Change::Kind::kAttributes) continue;
+    RB_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyBeneath(folders.tree, rename.path));
+    const bool as_it_was = rename.kind == Change::Kind::kAdd
+                               ? !now.exists
+                               : now.exists && now.inode == rename.old_inode && now.ctime_ns == rename.old_ctime_ns;
+    if (!as_it_was) {
+      return absl::AbortedError(absl::StrCat(Printable(rename.path), " was changed by someone else since the operation "
+                                             "was prepared. Nothing was swapped; prepare it again"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ApplyForward(const Intent& intent, const TransactionFolders& folders) {
+  size_t done = 0;
+  for (const PlannedRename& rename : intent.renames) {
+    if (rename.kind == Change::Kind::kAttributes) continue;
+    RB_RETURN_IF_ERROR(CarryForward(rename, folders));
+    if (++done == 1) RB_FAILPOINT("engine.commit.after-first-rename");
+  }
+  RB_FAILPOINT("engine.commit.before-attributes");
+  for (const PlannedRename& rename : intent.renames) {
+    if (rename.kind == Change::Kind::kAttributes) RB_RETURN_IF_ERROR(CarryAttributes(rename, folders, true));
+  }
+  return SyncTouched(intent, folders);
+}
+
+absl::Status ApplyBackward(const Intent& intent, const TransactionFolders& folders) {
+  // Nothing else can bring the old state back, so one failure does not stop the rest, and is tried again.
+  static constexpr int kPasses = 3;
+  absl::Status failure;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    failure = absl::OkStatus();
+    size_t done = 0;
+    for (auto rename = intent.renames.rbegin(); rename != intent.renames.rend(); ++rename) {
+      if (rename->kind == Change::Kind::kAttributes) continue;
+      if (const absl::Status carried = CarryBackward(*rename, folders); !carried.ok()) failure = carried;
+      if (++done == 1) RB_FAILPOINT("engine.undo.after-first-rename");
+    }
+    for (const PlannedRename& rename : intent.renames) {
+      if (rename.kind != Change::Kind::kAttributes) continue;
+      if (const absl::Status carried = CarryAttributes(rename, folders, false); !carried.ok()) failure = carried;
+    }
+    if (failure.ok()) break;
+  }
+  RB_RETURN_IF_ERROR(failure);
+  return SyncTouched(intent, folders);
+}
+
+}  // namespace rb::agent

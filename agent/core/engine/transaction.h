@@ -1,0 +1,66 @@
+// The durable record of one tree transaction, and its renames. One at a time for each service.
+//
+// Journal: INTENT, then COMMIT_BEGUN, COMMIT_DONE, UNDO_BEGUN as they happen; the file goes when all is over. Every rename
+// can be told done from not done by looking at inodes, so both directions can be repeated after a crash at any point.
+#ifndef RB_AGENT_CORE_ENGINE_TRANSACTION_H_
+#define RB_AGENT_CORE_ENGINE_TRANSACTION_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "agent/core/engine/changes.h"
+#include "agent/core/engine/manifest.h"
+
+namespace rb::agent {
+
+struct PlannedRename {
+  Change::Kind kind = Change::Kind::kExchange;
+  std::string path;
+  // Name in the staging folder: of the new entry before, of the old one after.
+  std::string staged_name;
+  uint64_t old_inode = 0;      // 0 for kAdd
+  int64_t old_ctime_ns = 0;
+  uint64_t new_inode = 0;      // 0 for kRemove
+  Attributes old_attributes;   // kAttributes
+  Attributes new_attributes;
+};
+
+struct Intent {
+  std::string operation_id;
+  std::string target_release;  // empty for a commit
+  std::string target_commit;
+  std::string target_version;
+  std::string replaced_release;
+  std::string reason;
+  // Digest of the target's manifest in the store's terms, for reading it again; kept by garbage collection.
+  std::string target_manifest_file;
+  // Folder of this operation in the staging folder.
+  std::string staging_name;
+  std::vector<PlannedRename> renames;
+};
+
+std::string EncodeIntent(const Intent& intent);
+// DATA_LOSS. Total.
+absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes);
+
+// `tree` and `staging` are open folders (the tree's root; the operation's folder in staging).
+struct TransactionFolders {
+  int tree = -1;
+  int staging = -1;
+};
+
+// ABORTED, naming the path, when what is to change is no longer what it was when the intent was made.
+absl::Status CheckUnchanged(const Intent& intent, const TransactionFolders& folders);
+// All renames, then the folders' attributes, then a flush of every touched folder. Done ones are passed over.
+absl::Status ApplyForward(const Intent& intent, const TransactionFolders& folders);
+// The same, backwards.
+absl::Status ApplyBackward(const Intent& intent, const TransactionFolders& folders);
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_ENGINE_TRANSACTION_H_

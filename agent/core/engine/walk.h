@@ -1,0 +1,40 @@
+// One stat walk over a live tree.
+#ifndef RB_AGENT_CORE_ENGINE_WALK_H_
+#define RB_AGENT_CORE_ENGINE_WALK_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "agent/core/engine/manifest.h"
+#include "agent/core/service.h"
+
+namespace rb::agent {
+
+struct LiveEntry {
+  Entry entry;  // chunks are not filled in
+  uint64_t inode = 0;
+  int64_t ctime_ns = 0;
+  // Below this folder lies something that is not ours to move: ignored, a socket, a device.
+  bool holds_unmanaged = false;
+};
+
+struct LiveTree {
+  std::vector<LiveEntry> entries;  // in path order; the first is the root
+  // Sockets, devices: printable paths, sorted, at most 20.
+  std::vector<std::string> not_captured;
+  // Mounts inside the tree, sorted.
+  std::vector<std::string> mounts;
+};
+
+// Everything in the tree but what is ignored, and databases' journal files unless `with_sidecars`. `root` is the tree's
+// open folder. Folders are read beneath their open parent; links are not followed, mounts not entered.
+absl::StatusOr<LiveTree> WalkTree(int root, const ServiceTree& tree, bool with_sidecars);
+
+// True for "bot.db-wal", "-shm", "-journal" beside a database of the service.
+bool IsDatabaseSidecar(const ServiceTree& tree, absl::string_view path);
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_ENGINE_WALK_H_
