@@ -1,0 +1,347 @@
+#include "agent/adapters/link/daemon.h"
+
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "agent/adapters/link/agent_link.h"
+#include "agent/adapters/link/journal.h"
+#include "agent/adapters/link/wire.h"
+#include "agent/adapters/metrics/agent_metrics.h"
+#include "agent/core/task/agent_state.h"
+#include "common/adapters/proto_time.h"
+#include "common/durable_file.h"
+#include "common/event_loop.h"
+#include "common/failpoint.h"
+#include "common/ids.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "rb/v1/agent_config.pb.h"
+
+namespace rb::agent {
+namespace {
+
+constexpr size_t kLoopCapacity = 1000;
+constexpr absl::Duration kReportInterval = absl::Seconds(30);
+constexpr size_t kReleasesReported = 200;
+constexpr uint32_t kReleasesKept = 10;
+
+absl::string_view KindOf(const Task& task) {
+  static constexpr absl::string_view kNames[] = {"inspect", "backup", "prepare", "commit", "verify", "revert", "keep"};
+  return kNames[task.step.index()];
+}
+
+class Daemon {
+ public:
+  Daemon(const v1::AgentConfig& config, const DaemonOptions& options, Clock& clock)
+      : config_(config), options_(options), clock_(clock), loop_(clock, kLoopCapacity), background_(clock, 16) {
+    for (const auto& [name, service] : config.services()) names_.push_back(name);
+    std::sort(names_.begin(), names_.end());
+  }
+
+  absl::Status Run() {
+    // Blocked before any thread starts, so that only the wait below sees them.
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    const UniqueFd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
+    if (!signal_fd.valid()) return ErrnoStatus(errno, "signalfd");
+
+    RB_RETURN_IF_ERROR(RemoveFileDurably(options_.state_folder + "/ready"));
+    RB_ASSIGN_OR_RETURN(metrics_, AgentMetrics::Create(options_.metrics_address, options_.state_folder));
+    for (const std::string& name : names_) {
+      Worker& worker = workers_[name];
+      std::string recovered;
+      absl::StatusOr<std::unique_ptr<Service>> service = Service::Open(
+          name, config_.services().at(name), options_.state_folder, clock_, true, &recovered);
+      if (!service.ok()) return Annotate(service.status(), absl::StrCat("service ", name));
+      if (!recovered.empty()) LogWarning("agent", name, ": after a crash: ", recovered);
+      worker.service = *std::move(service);
+      worker.loop = std::make_unique<EventLoop>(clock_, 8);
+    }
+    RB_ASSIGN_OR_RETURN(journal_, AgentJournal::Open(options_.state_folder, names_, &state_));
+
+    v1::Hello hello;
+    hello.set_program_version(RB_VERSION);
+    hello.set_protocol_version(1);
+    hello.set_process_id(RandomHex(8));
+    for (const std::string& name : names_) hello.add_services(name);
+    AgentLinkClient::Handlers handlers;
+    handlers.on_open = [this] { OnOpen(); };
+    handlers.on_close = [this] { metrics_->SetLinkConnected(false); };
+    handlers.on_message = [this](const v1::ConnectResponse& message) { OnMessage(message); };
+    absl::StatusOr<std::unique_ptr<AgentLinkClient>> link = AgentLinkClient::Create(
+        options_.state_folder + "/identity", loop_, clock_, std::move(hello), std::move(handlers));
+    if (link.ok()) {
+      link_ = *std::move(link);
+    } else {
+      LogWarning("agent", "working alone: ", link.status().message());
+    }
+    for (auto& [name, worker] : workers_) worker.loop->Start();
+    background_.Start();
+    loop_.PostResult([this] {
+      Take(Restarted{});
+      if (link_ != nullptr) link_->Start();
+      for (const std::string& name : names_) Report(name);
+      ScheduleReports();
+    });
+    loop_.Start();
+    RB_RETURN_IF_ERROR(WriteFileDurably(options_.state_folder + "/ready", absl::StrCat(getpid(), "\n"), 0644));
+    LogInfo("agent", "ready, ", names_.size(), " services, metrics at http://", metrics_->address(), "/metrics");
+
+    signalfd_siginfo info{};
+    while (read(signal_fd.get(), &info, sizeof(info)) < 0 && errno == EINTR) {
+    }
+    LogInfo("agent", "stopping; services go on as they are");
+    for (auto& [name, worker] : workers_) worker.service->cancelled() = true;
+    loop_.Stop();
+    if (link_ != nullptr) link_->Stop();
+    background_.Stop();
+    for (auto& [name, worker] : workers_) worker.loop->Stop();
+    return failure_;
+  }
+
+ private:
+  struct Worker {
+    std::unique_ptr<Service> service;
+    std::unique_ptr<EventLoop> loop;
+    bool report_waits = false;
+    bool proof_waits = false;
+    std::string last_report;
+  };
+
+  void Take(const AgentEvent& event) {
+    AgentDecision decision = Decide(state_, event, names_);
+    if (IsJournalled(event)) {
+      if (const absl::Status appended = journal_->Append(event); !appended.ok()) {
+        // Without a journal nothing may be promised: the step is refused or its result is not sent, and asked for again.
+        LogError("agent", appended.message(), "; nothing was begun for it");
+        if (const auto* arrived = std::get_if<TaskArrived>(&event)) {
+          TaskResult result;
+          result.operation_id = arrived->task.operation_id;
+          result.step_id = arrived->task.step_id;
+          result.service = arrived->task.service;
+          result.status = Annotate(appended, "the agent cannot keep its journal; nothing was changed");
+          Send(result);
+        }
+        return;
+      }
+    }
+    RB_FAILPOINT("agent.loop.after-append");
+    state_ = std::move(decision.state);
+    for (const AgentEffect& effect : decision.effects) {
+      std::visit([this](const auto& one) { Carry(one); }, effect);
+    }
+  }
+
+  void Carry(const RunStep& effect) {
+    Worker& worker = workers_.at(effect.task.service);
+    Service* service = worker.service.get();
+    worker.loop->PostResult([this, service, task = effect.task] {
+      service->cancelled() = false;
+      TaskProgress progress;
+      progress.operation_id = task.operation_id;
+      progress.step_id = task.step_id;
+      progress.service = task.service;
+      TaskResult result = service->runner().Run(
+          task,
+          [this, &progress](Stage stage, const std::string& detail) {
+            progress.stage = stage;
+            progress.detail = detail;
+            loop_.PostResult([this, progress] {
+              v1::ConnectRequest message;
+              *message.mutable_task_progress() = ToWire(progress);
+              if (link_ != nullptr) link_->Send(std::move(message));
+            });
+          },
+          service->cancelled());
+      const std::string kind(KindOf(task));
+      loop_.PostResult([this, result = std::move(result), kind] {
+        metrics_->OnStep(kind, result.status.ok());
+        if (kind == "backup" && result.status.ok()) metrics_->OnBackup(result.service, clock_.Now());
+        if (kind == "verify" && result.times.downtime > absl::ZeroDuration()) {
+          metrics_->OnRecovery(result.service, "backup", result.verdict == Verdict::kHealthy ? "kept" : "unhealthy",
+                               result.times.downtime);
+        }
+        if (!result.status.ok()) LogWarning("agent", result.service, " ", kind, ": ", result.status.message());
+        Take(StepEnded{result});
+        if (kind != "inspect") Report(result.service);
+      });
+    });
+  }
+
+  void Carry(const CancelRunning& effect) { workers_.at(effect.service).service->cancelled() = true; }
+
+  void Carry(const SendResult& effect) { Send(effect.result); }
+
+  void Send(const TaskResult& result) {
+    RB_FAILPOINT("agent.loop.before-send");
+    v1::ConnectRequest message;
+    *message.mutable_task_result() = ToWire(result);
+    if (link_ != nullptr) link_->Send(std::move(message));
+  }
+
+  void Carry(const ArmPatience& effect) {
+    loop_.PostAt(clock_.Monotonic() + effect.after, [this, effect] {
+      Take(PatienceEnded{effect.service, effect.number});
+    });
+  }
+
+  void OnOpen() {
+    metrics_->SetLinkConnected(true);
+    for (auto& [name, worker] : workers_) {
+      if (!worker.last_report.empty()) {
+        v1::ConnectRequest message;
+        if (message.ParseFromString(worker.last_report)) link_->Send(std::move(message));
+      }
+      Report(name);
+    }
+    Take(LinkOpened{});
+  }
+
+  void OnMessage(const v1::ConnectResponse& message) {
+    if (message.has_task()) {
+      absl::StatusOr<Task> task = FromWire(message.task());
+      if (task.ok()) {
+        Take(TaskArrived{*std::move(task)});
+        return;
+      }
+      TaskResult result;
+      result.operation_id = message.task().operation_id();
+      result.step_id = message.task().step_id();
+      result.service = message.task().service();
+      result.status = task.status();
+      Send(result);
+    } else if (message.has_result_stored()) {
+      Take(ResultStored{message.result_stored().step_id()});
+    } else if (message.has_cancel_task()) {
+      Take(CancelArrived{message.cancel_task().step_id()});
+    }
+  }
+
+  void ScheduleReports() {
+    loop_.PostAt(clock_.Monotonic() + kReportInterval, [this] {
+      for (const std::string& name : names_) Report(name);
+      ScheduleReports();
+    });
+  }
+
+  // Looks at a service on its own worker, between steps, and tells the controller.
+  void Report(const std::string& name) {
+    Worker& worker = workers_.at(name);
+    if (worker.report_waits) return;
+    worker.report_waits = true;
+    const std::string open_operation = [&] {
+      const auto found = state_.services.find(name);
+      return found != state_.services.end() && found->second.unattended.has_value()
+                 ? found->second.unattended->operation_id
+                 : std::string();
+    }();
+    worker.loop->PostResult([this, name, service = worker.service.get(), open_operation] {
+      auto message = std::make_shared<v1::ConnectRequest>();
+      v1::ServiceReport* report = message->mutable_service_report();
+      report->set_service(name);
+      report->set_tree(config_.services().at(name).tree());
+      report->set_open_operation_id(open_operation);
+      *report->mutable_reported_at() = ToProto(clock_.Now());
+      std::string unproved;
+      std::map<Standing, uint64_t> standings = {
+          {Standing::kUnknown, 0}, {Standing::kGood, 0}, {Standing::kBad, 0}};
+      absl::Time last_proved = absl::InfinitePast();
+      if (const absl::StatusOr<std::vector<Release>> releases = service->engine().Releases(); releases.ok()) {
+        for (const Release& release : *releases) {
+          ++standings[release.standing];
+          last_proved = std::max(last_proved, release.last_proved_at);
+          if (static_cast<size_t>(report->releases_size()) < kReleasesReported) {
+            *report->add_releases() = ToWire(release);
+          }
+          // The newest good one first; then, when all good ones are proved, nothing.
+          if (unproved.empty() && release.standing == Standing::kGood && release.durability != Durability::kProved &&
+              release.durability != Durability::kCaptured) {
+            unproved = release.name;
+          }
+        }
+      }
+      absl::StatusOr<Current> current = service->engine().CheckDrift();
+      if (!current.ok()) current = service->engine().GetCurrent();
+      if (current.ok()) {
+        report->set_current_release(current->release_name);
+        report->set_current_commit(current->commit);
+        report->set_current_version(current->version);
+        report->set_drifted(current->drifted);
+      }
+      bool healthy = true;
+      std::map<std::string, bool> by_kind;
+      for (const ProbeResult& probe : service->runner().ProbeOnce()) {
+        healthy = healthy && probe.passed;
+        by_kind.try_emplace(probe.kind, true).first->second &= probe.passed;
+        *report->add_probes() = ToWire(probe);
+      }
+      report->set_verdict(healthy ? v1::VERDICT_HEALTHY : v1::VERDICT_UNHEALTHY);
+      for (const auto& [kind, passed] : by_kind) metrics_->SetProbe(name, kind, passed);
+      for (const auto& [standing, count] : standings) metrics_->SetReleases(name, standing, count);
+      if (last_proved != absl::InfinitePast()) metrics_->OnReleaseProved(name, last_proved);
+      loop_.PostResult([this, name, message, unproved] {
+        Worker& reported = workers_.at(name);
+        reported.report_waits = false;
+        reported.last_report = message->SerializeAsString();
+        if (link_ != nullptr) link_->Send(*message);
+        if (!unproved.empty()) ProveInBackground(name, unproved);
+      });
+    });
+  }
+
+  // A new release is proved right after it was taken; old ones are thinned out after that.
+  void ProveInBackground(const std::string& name, const std::string& release) {
+    Worker& worker = workers_.at(name);
+    if (worker.proof_waits) return;
+    worker.proof_waits = true;
+    background_.PostResult([this, name, release, service = worker.service.get()] {
+      const absl::StatusOr<ProofReport> proof = service->engine().Prove(release);
+      if (!proof.ok()) {
+        LogWarning("agent", release, " could not be proved now: ", proof.status().message());
+      } else if (!proof->findings.empty()) {
+        LogError("agent", release, " is damaged: ", proof->findings[0]);
+      }
+      const absl::StatusOr<PruneReport> pruned = service->engine().Prune(kReleasesKept, {});
+      if (pruned.ok() && !pruned->removed.empty()) {
+        LogInfo("agent", name, ": removed ", pruned->removed.size(), " old releases");
+      }
+      const bool try_next = proof.ok();
+      loop_.PostResult([this, name, try_next] {
+        workers_.at(name).proof_waits = false;
+        if (try_next) Report(name);
+      });
+    });
+  }
+
+  const v1::AgentConfig& config_;
+  const DaemonOptions options_;
+  Clock& clock_;
+  std::vector<std::string> names_;
+  std::unique_ptr<AgentMetrics> metrics_;
+  std::map<std::string, Worker> workers_;
+  // What follows is touched on the loop only, once it runs.
+  AgentState state_;
+  std::unique_ptr<AgentJournal> journal_;
+  std::unique_ptr<AgentLinkClient> link_;
+  absl::Status failure_;
+  EventLoop loop_;
+  EventLoop background_;
+};
+
+}  // namespace
+
+absl::Status RunDaemon(const v1::AgentConfig& config, const DaemonOptions& options, Clock& clock) {
+  return Daemon(config, options, clock).Run();
+}
+
+}  // namespace rb::agent

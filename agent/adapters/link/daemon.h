@@ -1,0 +1,45 @@
+// The agent as a whole: takes tasks from the link (or from nobody), decides, keeps the journal, runs steps.
+#ifndef RB_AGENT_ADAPTERS_LINK_DAEMON_H_
+#define RB_AGENT_ADAPTERS_LINK_DAEMON_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "agent/core/task/step_runner.h"
+#include "common/clock.h"
+
+namespace rb::v1 {
+class AgentConfig;
+class AgentServiceConfig;
+}  // namespace rb::v1
+
+namespace rb::agent {
+
+// A service with all its ports, as agent.yaml says. Also used without a daemon (rb-agent local).
+class Service {
+ public:
+  // Opens the engine and lets it recover (before anything else may touch or start the service), then the rest. What
+  // recovery did is put in `recovered`. `with_supervisor` false: nothing is started or probed.
+  static absl::StatusOr<std::unique_ptr<Service>> Open(const std::string& name, const v1::AgentServiceConfig& config,
+                                                       const std::string& state_folder, Clock& clock,
+                                                       bool with_supervisor, std::string* recovered);
+  virtual ~Service() = default;
+  virtual StepRunner& runner() = 0;
+  virtual Engine& engine() = 0;
+  // Makes the engine's long work stop at its next safe point; cleared by the next step.
+  virtual std::atomic<bool>& cancelled() = 0;
+};
+
+struct DaemonOptions {
+  std::string state_folder;
+  std::string metrics_address;
+};
+
+// Runs until SIGTERM or SIGINT. `config` passed the checks.
+absl::Status RunDaemon(const v1::AgentConfig& config, const DaemonOptions& options, Clock& clock);
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_ADAPTERS_LINK_DAEMON_H_

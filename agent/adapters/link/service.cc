@@ -1,0 +1,82 @@
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "agent/adapters/config/agent_config.h"
+#include "agent/adapters/database/sqlite_copier.h"
+#include "agent/adapters/git/git_mirror.h"
+#include "agent/adapters/link/daemon.h"
+#include "agent/adapters/probe/make_probes.h"
+#include "agent/adapters/supervisor/make_supervisor.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "rb/v1/agent_config.pb.h"
+
+namespace rb::agent {
+namespace {
+
+absl::Status CheckJson(absl::string_view text) {
+  try {
+    [[maybe_unused]] const nlohmann::json parsed = nlohmann::json::parse(text.begin(), text.end());
+    return absl::OkStatus();
+  } catch (const nlohmann::json::exception& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+}
+
+class ServiceImpl final : public Service {
+ public:
+  StepRunner& runner() override { return *runner_; }
+  Engine& engine() override { return *engine_; }
+  std::atomic<bool>& cancelled() override { return cancelled_; }
+
+ private:
+  friend class Service;
+  std::atomic<bool> cancelled_{false};
+  SqliteCopier copier_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Supervisor> supervisor_;
+  std::unique_ptr<GitMirror> mirror_;
+  std::unique_ptr<StepRunner> runner_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Service>> Service::Open(const std::string& name, const v1::AgentServiceConfig& config,
+                                                       const std::string& state_folder, Clock& clock,
+                                                       bool with_supervisor, std::string* recovered) {
+  auto service = std::make_unique<ServiceImpl>();
+  RB_ASSIGN_OR_RETURN(const ServiceTree tree, ToServiceTree(name, config));
+  Engine::Options options;
+  options.state_folder = state_folder;
+  options.clock = &clock;
+  options.database_copier = &service->copier_;
+  options.is_cancelled = [cancelled = &service->cancelled_] { return cancelled->load(); };
+  RB_ASSIGN_OR_RETURN(service->engine_, Engine::Open(std::move(options), tree));
+  RB_ASSIGN_OR_RETURN(*recovered, service->engine_->Recover());
+  ServicePorts ports;
+  ports.service = name;
+  ports.engine = service->engine_.get();
+  ports.clock = &clock;
+  if (config.has_git() && !config.git().remote().empty()) {
+    GitMirror::Options git;
+    git.service = name;
+    git.remote = config.git().remote();
+    if (!config.git().branch().empty()) git.branch = config.git().branch();
+    git.state_folder = state_folder;
+    RB_ASSIGN_OR_RETURN(service->mirror_, GitMirror::Create(std::move(git), clock));
+    ports.commits = service->mirror_.get();
+  }
+  for (const v1::CheckConfig& check : config.check_config()) ports.json_globs.push_back(check.json());
+  ports.check_json = CheckJson;
+  if (with_supervisor) {
+    // Only now: a process that should run is started by this, and its tree is whole.
+    RB_ASSIGN_OR_RETURN(service->supervisor_, MakeSupervisor(name, config, state_folder, clock));
+    ports.supervisor = service->supervisor_.get();
+    RB_ASSIGN_OR_RETURN(ports.probes, MakeProbes(config, *service->supervisor_, tree, state_folder, clock));
+  }
+  service->runner_ = std::make_unique<StepRunner>(std::move(ports));
+  return service;
+}
+
+}  // namespace rb::agent

@@ -1,0 +1,223 @@
+#include "agent/core/task/agent_state.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace rb::agent {
+namespace {
+
+bool ReadsOnly(const Task& task) { return std::holds_alternative<InspectStep>(task.step); }
+
+TaskResult Refused(const Task& task, const absl::Status& status) {
+  TaskResult result;
+  result.operation_id = task.operation_id;
+  result.step_id = task.step_id;
+  result.service = task.service;
+  result.status = status;
+  return result;
+}
+
+class Decider {
+ public:
+  Decider(AgentState state, const std::vector<std::string>& services) : state_(std::move(state)), services_(services) {}
+
+  void operator()(const TaskArrived& event) {
+    const Task& task = event.task;
+    if (std::find(services_.begin(), services_.end(), task.service) == services_.end()) {
+      Send(Refused(task, absl::NotFoundError(absl::StrCat("this host has no service ", task.service,
+                                                          ". Nothing was changed. Add it to agent.yaml"))));
+      return;
+    }
+    ServiceState& service = state_.services[task.service];
+    for (const TaskResult& result : service.ended) {
+      if (result.step_id == task.step_id) {
+        Send(result);
+        return;
+      }
+    }
+    if (service.running.has_value() && service.running->step_id == task.step_id) return;
+    if (service.next.has_value() && service.next->step_id == task.step_id) return;
+    if (task.fencing_number < service.highest_fencing_number) {
+      Send(Refused(task, absl::FailedPreconditionError(
+                             absl::StrCat("fencing number ", task.fencing_number, " is older than ",
+                                          service.highest_fencing_number, ", which a newer operation holds. Nothing "
+                                          "was changed"))));
+      return;
+    }
+    service.highest_fencing_number = task.fencing_number;
+    const bool is_revert = std::holds_alternative<RevertStep>(task.step);
+    if (service.running.has_value()) {
+      // A revert does not wait for a verification or a preparation; a proof or an inspection gives way as well.
+      if (is_revert || ReadsOnly(*service.running)) {
+        effects_.emplace_back(CancelRunning{task.service});
+        service.next = task;
+      } else {
+        Send(Refused(task, absl::UnavailableError(absl::StrCat("step ", service.running->step_id,
+                                                               " is running on this host; it was not disturbed"))));
+      }
+      return;
+    }
+    Begin(&service, task);
+  }
+
+  void operator()(const StepEnded& event) {
+    const auto found = state_.services.find(event.result.service);
+    if (found == state_.services.end()) return;
+    ServiceState& service = found->second;
+    if (!service.running.has_value() || service.running->step_id != event.result.step_id) return;
+    const Task task = *std::exchange(service.running, std::nullopt);
+    const bool alone = absl::StartsWith(task.step_id, kAlonePrefix);
+    TaskResult result = event.result;
+    result.done_alone = alone;
+    if (!ReadsOnly(task)) {
+      service.ended.push_back(result);
+      if (service.ended.size() > kResultsKept) service.ended.pop_front();
+      state_.owed.push_back(result.step_id);
+      if (state_.owed.size() > kResultsKept) state_.owed.pop_front();
+    }
+    Send(result);
+    if (const auto* commit = std::get_if<CommitStep>(&task.step);
+        commit != nullptr && result.state == HostState::kCommitted) {
+      Unattended unattended;
+      unattended.operation_id = task.operation_id;
+      unattended.policy = commit->unattended;
+      unattended.number = ++state_.unattended_count;
+      service.unattended = unattended;
+      effects_.emplace_back(ArmPatience{task.service, unattended.policy.patience, unattended.number});
+    }
+    if (alone) AfterAlone(&service, task, result);
+    if (service.next.has_value()) Begin(&service, *std::exchange(service.next, std::nullopt));
+  }
+
+  void operator()(const ResultStored& event) {
+    state_.owed.erase(std::remove(state_.owed.begin(), state_.owed.end(), event.step_id), state_.owed.end());
+  }
+
+  void operator()(const CancelArrived& event) {
+    for (const auto& [name, service] : state_.services) {
+      if (service.running.has_value() && service.running->step_id == event.step_id) {
+        effects_.emplace_back(CancelRunning{name});
+      }
+    }
+  }
+
+  void operator()(const LinkOpened&) {
+    for (const std::string& step_id : state_.owed) {
+      for (const auto& [name, service] : state_.services) {
+        for (const TaskResult& result : service.ended) {
+          if (result.step_id == step_id) Send(result);
+        }
+      }
+    }
+  }
+
+  void operator()(const PatienceEnded& event) {
+    const auto found = state_.services.find(event.service);
+    if (found == state_.services.end()) return;
+    ServiceState& service = found->second;
+    if (!service.unattended.has_value() || service.unattended->number != event.number) return;
+    if (service.running.has_value()) {
+      // Somebody is at work after all; look again later.
+      effects_.emplace_back(ArmPatience{event.service, service.unattended->policy.patience, event.number});
+      return;
+    }
+    Task task;
+    task.operation_id = service.unattended->operation_id;
+    task.step_id = absl::StrCat(kAlonePrefix, task.operation_id, "/verify");
+    task.fencing_number = service.highest_fencing_number;
+    task.service = event.service;
+    task.step = VerifyStep{service.unattended->policy.verify};
+    Begin(&service, task);
+  }
+
+  void operator()(const Restarted&) {
+    for (auto& [name, service] : state_.services) {
+      // What was accepted is finished: every step can be repeated. Inspections are asked for again by who wants them.
+      if (service.running.has_value() && ReadsOnly(*service.running)) service.running.reset();
+      if (service.running.has_value()) {
+        effects_.emplace_back(RunStep{*service.running});
+      } else if (service.next.has_value()) {
+        Begin(&service, *std::exchange(service.next, std::nullopt));
+      }
+      if (service.unattended.has_value()) {
+        effects_.emplace_back(
+            ArmPatience{name, service.unattended->policy.patience, service.unattended->number});
+      }
+    }
+  }
+
+  AgentDecision Take() { return {std::move(state_), std::move(effects_)}; }
+
+ private:
+  void Send(TaskResult result) { effects_.emplace_back(SendResult{std::move(result)}); }
+
+  void Begin(ServiceState* service, const Task& task) {
+    // Whoever verifies, keeps or reverts has taken over from the timer.
+    const bool takes_over = std::holds_alternative<VerifyStep>(task.step) ||
+                            std::holds_alternative<KeepStep>(task.step) ||
+                            std::holds_alternative<RevertStep>(task.step);
+    if (takes_over && !absl::StartsWith(task.step_id, kAlonePrefix) && service->unattended.has_value()) {
+      if (std::holds_alternative<VerifyStep>(task.step)) {
+        // The verdict has to be acted on as well; the controller may be lost before it does.
+        const Unattended& old = *service->unattended;
+        Unattended again = old;
+        again.number = ++state_.unattended_count;
+        service->unattended = again;
+        const VerifyPolicy& verify = std::get<VerifyStep>(task.step).policy;
+        effects_.emplace_back(
+            ArmPatience{task.service, verify.deadline + verify.soak + again.policy.patience, again.number});
+      } else {
+        service->unattended.reset();
+      }
+    }
+    service->running = task;
+    effects_.emplace_back(RunStep{task});
+  }
+
+  void AfterAlone(ServiceState* service, const Task& task, const TaskResult& result) {
+    if (!service->unattended.has_value()) return;
+    const UnattendedPolicy policy = service->unattended->policy;
+    if (!std::holds_alternative<VerifyStep>(task.step)) {
+      service->unattended.reset();
+      return;
+    }
+    const bool healthy = result.verdict == Verdict::kHealthy;
+    const bool undo = healthy ? policy.undo_when_unconfirmed : policy.undo_when_unhealthy;
+    service->unattended.reset();
+    // Kept as it is: a lost report alone never undoes a healthy host.
+    if (!undo || service->next.has_value()) return;
+    Task revert;
+    revert.operation_id = task.operation_id;
+    revert.step_id = absl::StrCat(kAlonePrefix, task.operation_id, "/revert");
+    revert.fencing_number = task.fencing_number;
+    revert.service = task.service;
+    RevertStep step;
+    step.reason = healthy ? "nobody confirmed the deploy in time" : "unhealthy, and the controller was not heard from";
+    step.verify = policy.verify;
+    revert.step = step;
+    Begin(service, revert);
+  }
+
+  AgentState state_;
+  const std::vector<std::string>& services_;
+  std::vector<AgentEffect> effects_;
+};
+
+}  // namespace
+
+bool IsJournalled(const AgentEvent& event) {
+  if (const auto* arrived = std::get_if<TaskArrived>(&event)) return !ReadsOnly(arrived->task);
+  return std::holds_alternative<StepEnded>(event) || std::holds_alternative<ResultStored>(event) ||
+         std::holds_alternative<PatienceEnded>(event);
+}
+
+AgentDecision Decide(AgentState state, const AgentEvent& event, const std::vector<std::string>& services) {
+  Decider decider(std::move(state), services);
+  std::visit(decider, event);
+  return decider.Take();
+}
+
+}  // namespace rb::agent

@@ -1,0 +1,104 @@
+// The agent's side of operations: which step may run, which was run, what is owed. Pure: the adapters keep the journal
+// and carry the effects out.
+//
+//   event → Decide(state, event) → append the event to the journal (where IsJournalled) → effects
+//
+// Recovery feeds the journal through the same function, drops the effects, and then decides Restarted.
+#ifndef RB_AGENT_CORE_TASK_AGENT_STATE_H_
+#define RB_AGENT_CORE_TASK_AGENT_STATE_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "agent/core/task/task.h"
+
+namespace rb::agent {
+
+// A committed state that nobody has taken over yet: the dead-man's timer.
+struct Unattended {
+  std::string operation_id;
+  UnattendedPolicy policy;
+  // Timers that were armed for an earlier commit do not count.
+  uint64_t number = 0;
+};
+
+struct ServiceState {
+  uint64_t highest_fencing_number = 0;
+  // The step that runs; at most one.
+  std::optional<Task> running;
+  // A revert that waits for the running step to stop.
+  std::optional<Task> next;
+  // Ended steps, oldest first; bounded. A repeated step is answered from here.
+  std::deque<TaskResult> ended;
+  std::optional<Unattended> unattended;
+};
+
+struct AgentState {
+  std::map<std::string, ServiceState> services;
+  // Step ids whose result the controller has not said to have stored, oldest first.
+  std::deque<std::string> owed;
+  uint64_t unattended_count = 0;
+};
+
+// Events.
+struct TaskArrived {
+  Task task;
+};
+struct StepEnded {
+  TaskResult result;
+};
+struct ResultStored {
+  std::string step_id;
+};
+struct CancelArrived {
+  std::string step_id;
+};
+struct LinkOpened {};
+struct PatienceEnded {
+  std::string service;
+  uint64_t number = 0;
+};
+struct Restarted {};
+using AgentEvent =
+    std::variant<TaskArrived, StepEnded, ResultStored, CancelArrived, LinkOpened, PatienceEnded, Restarted>;
+bool IsJournalled(const AgentEvent& event);
+
+// Effects.
+struct RunStep {
+  Task task;
+};
+struct CancelRunning {
+  std::string service;
+};
+struct SendResult {
+  TaskResult result;
+};
+struct ArmPatience {
+  std::string service;
+  absl::Duration after;
+  uint64_t number = 0;
+};
+using AgentEffect = std::variant<RunStep, CancelRunning, SendResult, ArmPatience>;
+
+struct AgentDecision {
+  AgentState state;
+  std::vector<AgentEffect> effects;
+};
+
+inline constexpr size_t kResultsKept = 100;
+
+// Total. `services`: what the local file names; a task for another one is refused.
+AgentDecision Decide(AgentState state, const AgentEvent& event, const std::vector<std::string>& services);
+
+// Steps that the agent takes by its own hand carry ids that begin like this: "alone/OPERATION/verify".
+inline constexpr char kAlonePrefix[] = "alone/";
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_TASK_AGENT_STATE_H_

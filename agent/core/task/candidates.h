@@ -1,0 +1,24 @@
+#ifndef RB_AGENT_CORE_TASK_CANDIDATES_H_
+#define RB_AGENT_CORE_TASK_CANDIDATES_H_
+
+#include <vector>
+
+#include "agent/core/engine/engine.h"
+#include "agent/core/release.h"
+#include "agent/core/task/task.h"
+
+namespace rb::agent {
+
+// What a reference means among a host's releases (newest first), best candidate first. A named reference matches a
+// release's name (with or without the service), its version, or the beginning (4 digits or more) of its commit or
+// manifest digest; more than one commit in the answer means that it is ambiguous. A candidate that must not be used
+// without force says why. Empty when nothing matches.
+std::vector<Candidate> ChooseReleases(const TargetReference& target, const std::vector<Release>& releases,
+                                      const Current& current);
+
+// What there is, when nothing matches: the newest 10, each refused because it is not what was asked for.
+std::vector<Candidate> ListInstead(const TargetReference& target, const std::vector<Release>& releases);
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_TASK_CANDIDATES_H_

@@ -1,0 +1,492 @@
+#include "agent/core/task/step_runner.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "agent/core/task/candidates.h"
+#include "agent/core/task/verifier.h"
+#include "common/failpoint.h"
+#include "common/status.h"
+#include "common/text.h"
+
+namespace rb::agent {
+
+struct StepRunner::Context {
+  TaskResult* result;
+  const ProgressSink& progress;
+  const std::atomic<bool>& cancelled;
+};
+
+namespace {
+
+HostState StateOf(TransactionPhase phase) {
+  switch (phase) {
+    case TransactionPhase::kNone:
+      return HostState::kUntouched;
+    case TransactionPhase::kPrepared:
+      return HostState::kPrepared;
+    case TransactionPhase::kCommitted:
+      return HostState::kCommitted;
+  }
+  return HostState::kUnspecified;
+}
+
+std::string FirstFailure(const std::vector<ProbeResult>& round) {
+  for (const ProbeResult& probe : round) {
+    if (!probe.passed) return absl::StrCat(probe.name, ": ", probe.observed, " (expected ", probe.expected, ")");
+  }
+  return "";
+}
+
+}  // namespace
+
+TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const std::atomic<bool>& cancelled) {
+  TaskResult result;
+  result.operation_id = task.operation_id;
+  result.step_id = task.step_id;
+  result.service = task.service;
+  Context context{&result, progress, cancelled};
+  const absl::StatusOr<Current> current = ports_.engine->GetCurrent();
+  if (current.ok()) {
+    result.from_release = current->release_name;
+    result.from_commit = current->commit;
+    result.from_version = current->version;
+  }
+  progress(Stage::kAccepted, "");
+  if (const auto* inspect = std::get_if<InspectStep>(&task.step)) {
+    Inspect(*inspect, &result);
+  } else if (const auto* backup = std::get_if<BackupStep>(&task.step)) {
+    Backup(task, *backup, &context);
+  } else if (const auto* prepare = std::get_if<PrepareStep>(&task.step)) {
+    Prepare(task, *prepare, &context);
+  } else if (std::holds_alternative<CommitStep>(task.step)) {
+    Commit(task, &context);
+  } else if (const auto* verify = std::get_if<VerifyStep>(&task.step)) {
+    const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
+    if (open.ok() && open->operation_id != task.operation_id) {
+      result.status = absl::FailedPreconditionError(
+          "this operation is no longer open on this host: it was undone here, or is over");
+      result.state = HostState::kReverted;
+    } else {
+      Verify(verify->policy, &context);
+    }
+  } else if (const auto* revert = std::get_if<RevertStep>(&task.step)) {
+    Revert(task, *revert, &context);
+  } else if (const auto* keep = std::get_if<KeepStep>(&task.step)) {
+    Keep(task, *keep, &context);
+  }
+  if (result.state == HostState::kUnspecified) {
+    const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
+    result.state = open.ok() && open->operation_id == task.operation_id ? StateOf(open->phase) : HostState::kUntouched;
+  }
+  return result;
+}
+
+std::vector<ProbeResult> StepRunner::ProbeRound(bool quick) {
+  ProbeContext context = probe_context_;
+  context.quick = quick;
+  std::vector<ProbeResult> round;
+  for (const std::unique_ptr<Probe>& probe : ports_.probes) round.push_back(probe->Run(context));
+  return round;
+}
+
+std::vector<ProbeResult> StepRunner::ProbeOnce() {
+  const absl::StatusOr<Current> current = ports_.engine->GetCurrent();
+  if (current.ok()) {
+    probe_context_.expected_commit = current->commit;
+    probe_context_.expected_version = current->version;
+  }
+  return ProbeRound(true);
+}
+
+void StepRunner::Inspect(const InspectStep& step, TaskResult* result) {
+  result->probes = ProbeOnce();
+  result->verdict = FirstFailure(result->probes).empty() ? Verdict::kHealthy : Verdict::kUnhealthy;
+  result->problems = ports_.engine->Problems(std::nullopt);
+  if (result->problems.empty()) {
+    const absl::StatusOr<Current> drift = ports_.engine->CheckDrift();
+    if (!drift.ok()) result->problems.emplace_back(drift.status().message());
+  }
+  if (step.target.kind != TargetReference::Kind::kNone) FillCandidates(step, result);
+}
+
+void StepRunner::FillCandidates(const InspectStep& step, TaskResult* result) {
+  std::vector<Release> releases;
+  Current current;
+  if (absl::StatusOr<std::vector<Release>> all = ports_.engine->Releases(); all.ok()) {
+    releases = *std::move(all);
+  } else {
+    result->problems.emplace_back(all.status().message());
+  }
+  if (const absl::StatusOr<Current> known = ports_.engine->GetCurrent(); known.ok()) current = *known;
+  // That the mirror is not up to date matters only when the commit is not in it yet.
+  const absl::Status fetched =
+      step.fetch && ports_.commits != nullptr ? ports_.commits->Fetch() : absl::OkStatus();
+  std::vector<Candidate> candidates;
+  if (step.method != Method::kGit) candidates = ChooseReleases(step.target, releases, current);
+  if (step.method != Method::kBackup && ports_.commits != nullptr) {
+    // Commits: what was asked for by name, or the commit of the release that was chosen.
+    std::string reference = step.target.kind == TargetReference::Kind::kNamed ? step.target.name : "";
+    if (reference.empty()) {
+      const std::vector<Candidate> chosen =
+          candidates.empty() ? ChooseReleases(step.target, releases, current) : candidates;
+      for (const Candidate& candidate : chosen) {
+        if (candidate.refused_because.empty()) {
+          reference = candidate.commit;
+          break;
+        }
+      }
+    }
+    if (!reference.empty()) {
+      const absl::StatusOr<rb::agent::Commit> commit = ports_.commits->Resolve(reference);
+      Candidate candidate;
+      candidate.method = Method::kGit;
+      if (commit.ok()) {
+        candidate.commit = commit->id;
+        candidate.version = commit->version;
+        candidates.push_back(std::move(candidate));
+      } else if (absl::IsInvalidArgument(commit.status())) {
+        candidate.refused_because = std::string(commit.status().message());
+        candidates.push_back(std::move(candidate));
+      } else if (!fetched.ok()) {
+        result->problems.push_back(absl::StrCat("the git mirror could not be brought up to date: ", fetched.message()));
+      }
+    }
+  }
+  if (candidates.empty()) {
+    candidates = ListInstead(step.target, releases);
+    if (ports_.commits != nullptr && step.target.kind == TargetReference::Kind::kNamed) {
+      if (const absl::StatusOr<std::vector<rb::agent::Commit>> recent = ports_.commits->Recent(10); recent.ok()) {
+        for (const rb::agent::Commit& commit : *recent) {
+          Candidate candidate;
+          candidate.method = Method::kGit;
+          candidate.commit = commit.id;
+          candidate.version = commit.version;
+          candidate.refused_because = absl::StrCat("is not ", Printable(step.target.name));
+          candidates.push_back(std::move(candidate));
+        }
+      }
+    }
+  }
+  for (Candidate& candidate : candidates) {
+    if (!candidate.refused_because.empty()) continue;
+    EngineTarget target;
+    std::unique_ptr<SnapshotSource> snapshot;
+    std::unique_ptr<SnapshotSource> baseline;
+    if (candidate.method == Method::kBackup) {
+      target.release_name = candidate.release.name;
+    } else {
+      absl::StatusOr<std::unique_ptr<SnapshotSource>> opened = ports_.commits->Open(candidate.commit);
+      if (!opened.ok()) {
+        candidate.refused_because = std::string(opened.status().message());
+        continue;
+      }
+      snapshot = *std::move(opened);
+      target.snapshot = snapshot.get();
+      target.commit = candidate.commit;
+      if (!current.commit.empty()) {
+        absl::StatusOr<std::unique_ptr<SnapshotSource>> base = ports_.commits->Open(current.commit);
+        if (base.ok()) baseline = *std::move(base);
+      }
+      target.baseline = baseline.get();
+    }
+    const absl::StatusOr<Delta> delta = ports_.engine->Compare(target, step.components);
+    if (!delta.ok()) {
+      candidate.refused_because = std::string(delta.status().message());
+      continue;
+    }
+    candidate.delta = *delta;
+    candidate.already_there = delta->empty();
+    for (const std::string& problem : ports_.engine->Problems(*delta)) {
+      if (std::find(result->problems.begin(), result->problems.end(), problem) == result->problems.end()) {
+        result->problems.push_back(problem);
+      }
+    }
+  }
+  result->candidates = std::move(candidates);
+}
+
+void StepRunner::Backup(const Task& task, const BackupStep& step, Context* context) {
+  context->progress(Stage::kCapturing, "");
+  const absl::Duration begin = ports_.clock->Monotonic();
+  CaptureRequest request;
+  request.cause = Cause::kBackup;
+  request.operation_id = task.operation_id;
+  request.reason = step.reason;
+  request.pinned = step.pin;
+  const absl::StatusOr<Current> drift = ports_.engine->CheckDrift();
+  if (drift.ok() && !drift->drifted) {
+    request.commit = drift->commit;
+    request.version = drift->version;
+  }
+  absl::StatusOr<Release> release = ports_.engine->Capture(request);
+  if (!release.ok()) {
+    context->result->status = Annotate(release.status(), "the backup was not taken; nothing was changed");
+    return;
+  }
+  // A release that is taken while the service is healthy is one to go back to.
+  if (release->standing == Standing::kUnknown && FirstFailure(ProbeOnce()).empty()) {
+    if (ports_.engine->SetStanding(release->name, Standing::kGood, "").ok()) release->standing = Standing::kGood;
+  }
+  if (step.prove) {
+    const absl::StatusOr<ProofReport> proof = ports_.engine->Prove(release->name);
+    if (!proof.ok() || !proof->findings.empty()) {
+      context->result->status = absl::DataLossError(
+          absl::StrCat("the backup was taken, but could not be proved: ",
+                       proof.ok() ? absl::StrJoin(proof->findings, "; ") : std::string(proof.status().message())));
+      return;
+    }
+    const absl::StatusOr<std::vector<Release>> all = ports_.engine->Releases();
+    if (all.ok()) {
+      for (const Release& one : *all) {
+        if (one.name == release->name) *release = one;
+      }
+    }
+  }
+  context->result->release = *release;
+  context->result->times.prepare = ports_.clock->Monotonic() - begin;
+}
+
+absl::Status StepRunner::CheckConfig(const std::string& operation_id) {
+  if (!ports_.check_json) return absl::OkStatus();
+  for (const std::string& glob : ports_.json_globs) {
+    RB_ASSIGN_OR_RETURN(const std::vector<std::string> paths, ports_.engine->ListPrepared(operation_id, glob));
+    for (const std::string& path : paths) {
+      RB_ASSIGN_OR_RETURN(const std::string text, ports_.engine->ReadPrepared(operation_id, path));
+      const absl::Status checked = ports_.check_json(text);
+      if (!checked.ok()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("the target's ", Printable(path), " is not valid JSON: ", checked.message(),
+                         ". Nothing was changed. Choose another target, or use --force with a reason"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void StepRunner::Prepare(const Task& task, const PrepareStep& step, Context* context) {
+  TaskResult* result = context->result;
+  const absl::Duration begin = ports_.clock->Monotonic();
+  context->progress(Stage::kCapturing, "");
+  EngineTarget target;
+  std::unique_ptr<SnapshotSource> snapshot;
+  std::unique_ptr<SnapshotSource> baseline;
+  if (step.method == Method::kGit) {
+    if (ports_.commits == nullptr) {
+      result->status = absl::FailedPreconditionError("agent.yaml names no git repository for this service");
+      return;
+    }
+    absl::StatusOr<rb::agent::Commit> commit = ports_.commits->Resolve(step.commit);
+    absl::StatusOr<std::unique_ptr<SnapshotSource>> opened =
+        commit.ok() ? ports_.commits->Open(commit->id) : commit.status();
+    if (!opened.ok()) {
+      result->status = Annotate(opened.status(), "nothing was changed");
+      return;
+    }
+    snapshot = *std::move(opened);
+    target.snapshot = snapshot.get();
+    target.commit = commit->id;
+    target.version = commit->version;
+    if (!result->from_commit.empty()) {
+      absl::StatusOr<std::unique_ptr<SnapshotSource>> base = ports_.commits->Open(result->from_commit);
+      if (base.ok()) baseline = *std::move(base);
+    }
+    target.baseline = baseline.get();
+  } else {
+    target.release_name = step.release_name;
+  }
+  RB_FAILPOINT("agent.prepare.begin");
+  const absl::StatusOr<PreparedTransaction> prepared =
+      ports_.engine->Prepare(task.operation_id, target, step.components, step.reason);
+  if (!prepared.ok()) {
+    result->status = prepared.status();
+    return;
+  }
+  if (step.check_config) {
+    if (const absl::Status checked = CheckConfig(task.operation_id); !checked.ok()) {
+      result->status = checked;
+      ports_.engine->Undo(task.operation_id).IgnoreError();
+      return;
+    }
+  }
+  RB_FAILPOINT("agent.prepare.end");
+  result->state = HostState::kPrepared;
+  result->release = prepared->replaced;
+  result->delta = prepared->delta;
+  result->times.prepare = ports_.clock->Monotonic() - begin;
+}
+
+absl::Status StepRunner::StopService(Context* context) {
+  context->progress(Stage::kStopping, "");
+  const absl::Duration begin = ports_.clock->Monotonic();
+  stopped_at_ = begin;
+  const absl::Status stopped = ports_.supervisor->Stop(ports_.stop_timeout);
+  context->result->times.stop = ports_.clock->Monotonic() - begin;
+  return stopped;
+}
+
+absl::Status StepRunner::StartService(Context* context) {
+  context->progress(Stage::kStarting, "");
+  for (const std::unique_ptr<Probe>& probe : ports_.probes) probe->BeforeStart();
+  const absl::Duration begin = ports_.clock->Monotonic();
+  probe_context_.started_at = ports_.clock->Now();
+  probe_context_.started_at_monotonic = begin;
+  const absl::Status started = ports_.supervisor->Start(ports_.start_timeout);
+  context->result->times.start = ports_.clock->Monotonic() - begin;
+  return started;
+}
+
+void StepRunner::Commit(const Task& task, Context* context) {
+  TaskResult* result = context->result;
+  const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
+  if (!open.ok() || open->phase == TransactionPhase::kNone || open->operation_id != task.operation_id) {
+    result->status = open.ok() ? absl::FailedPreconditionError("this operation is not prepared on this host; nothing "
+                                                               "was changed")
+                               : open.status();
+    return;
+  }
+  probe_context_.expected_commit = open->target_commit;
+  probe_context_.expected_version = open->target_version;
+  RB_FAILPOINT("agent.commit.before-stop");
+  if (open->phase == TransactionPhase::kPrepared) {
+    if (const absl::Status stopped = StopService(context); !stopped.ok()) {
+      // The tree is untouched; the service is asked to run again, since it did.
+      const absl::Status started = StartService(context);
+      result->status = Annotate(stopped, absl::StrCat("the service could not be stopped, so nothing was swapped",
+                                                      started.ok() ? "; it was started again"
+                                                                   : "; it could not be started again either"));
+      result->state = HostState::kPrepared;
+      return;
+    }
+    RB_FAILPOINT("agent.commit.after-stop");
+    context->progress(Stage::kSwapping, "");
+    const absl::Duration begin = ports_.clock->Monotonic();
+    const absl::StatusOr<EngineTimes> swapped = ports_.engine->Commit(task.operation_id);
+    result->times.swap = ports_.clock->Monotonic() - begin;
+    if (!swapped.ok()) {
+      const absl::Status started = StartService(context);
+      result->status = Annotate(swapped.status(), started.ok() ? "the old state was started again"
+                                                               : "the old state could not be started again");
+      const absl::StatusOr<OpenTransaction> now = ports_.engine->GetOpenTransaction();
+      result->state = now.ok() && now->phase == TransactionPhase::kPrepared ? HostState::kPrepared
+                                                                            : HostState::kUntouched;
+      return;
+    }
+    RB_FAILPOINT("agent.commit.after-swap");
+  }
+  const absl::Status started = StartService(context);
+  RB_FAILPOINT("agent.commit.after-start");
+  result->state = HostState::kCommitted;
+  // A service that does not start is for the verification to judge.
+  if (!started.ok()) context->progress(Stage::kProbing, std::string(started.message()));
+}
+
+void StepRunner::Verify(const VerifyPolicy& policy, Context* context) {
+  TaskResult* result = context->result;
+  context->progress(Stage::kProbing, "");
+  const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
+  if (open.ok() && open->phase == TransactionPhase::kCommitted) {
+    probe_context_.expected_commit = open->target_commit;
+    probe_context_.expected_version = open->target_version;
+  }
+  Verifier verifier(policy, ports_.clock->Monotonic());
+  std::string told;
+  bool said_healthy = false;
+  while (true) {
+    if (context->cancelled.load()) {
+      result->status = absl::CancelledError("the verification was stopped as asked; the tree was not touched by that");
+      return;
+    }
+    // A quick look first: that is when the service is back. What needs time (stable_for) is waited for in the soak.
+    const bool quick = policy.soak == absl::ZeroDuration() || !verifier.healthy_since().has_value();
+    result->probes = ProbeRound(quick);
+    const absl::Duration now = ports_.clock->Monotonic();
+    result->verdict = verifier.Take(result->probes, now);
+    if (verifier.healthy_since().has_value()) {
+      if (!said_healthy) {
+        said_healthy = true;
+        if (stopped_at_ != absl::ZeroDuration()) result->times.downtime = *verifier.healthy_since() - stopped_at_;
+        context->progress(Stage::kHealthy, "");
+      }
+    } else {
+      said_healthy = false;
+      result->times.downtime = absl::ZeroDuration();
+      std::string failure = FirstFailure(result->probes);
+      if (failure != told) {
+        context->progress(Stage::kProbing, failure);
+        told = std::move(failure);
+      }
+    }
+    if (result->verdict != Verdict::kUnknown) return;
+    ports_.clock->Sleep(verifier.NextWait());
+  }
+}
+
+void StepRunner::Revert(const Task& task, const RevertStep& step, Context* context) {
+  TaskResult* result = context->result;
+  const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
+  if (!open.ok()) {
+    result->status = open.status();
+    return;
+  }
+  context->progress(Stage::kUndoing, step.reason);
+  if (open->phase == TransactionPhase::kNone || open->operation_id != task.operation_id) {
+    // Nothing of this operation is open: it was never prepared here, or is undone already. The service should run.
+    result->state = HostState::kReverted;
+    StartService(context).IgnoreError();
+    Verify(step.verify, context);
+    return;
+  }
+  if (open->phase == TransactionPhase::kPrepared) {
+    result->status = ports_.engine->Undo(task.operation_id);
+    if (result->status.ok()) result->state = HostState::kUntouched;
+    return;
+  }
+  if (const absl::Status stopped = StopService(context); !stopped.ok()) {
+    result->status = Annotate(stopped, "the service could not be stopped, so nothing was swapped back; it is on the "
+                                       "new state");
+    result->state = HostState::kCommitted;
+    StartService(context).IgnoreError();
+    return;
+  }
+  RB_FAILPOINT("agent.revert.after-stop");
+  const absl::Duration begin = ports_.clock->Monotonic();
+  const absl::Status undone = ports_.engine->Undo(task.operation_id);
+  result->times.swap = ports_.clock->Monotonic() - begin;
+  if (!undone.ok()) {
+    result->status = Annotate(undone, absl::StrCat("the swap could not be taken back. On this host type: rb-agent "
+                                                   "recover ", task.service));
+    return;
+  }
+  RB_FAILPOINT("agent.revert.after-undo");
+  const absl::StatusOr<Current> current = ports_.engine->GetCurrent();
+  if (current.ok()) {
+    probe_context_.expected_commit = current->commit;
+    probe_context_.expected_version = current->version;
+  }
+  const absl::Status started = StartService(context);
+  result->state = HostState::kReverted;
+  if (!started.ok()) result->status = Annotate(started, "the old state is back, but the service did not start");
+  Verify(step.verify, context);
+}
+
+void StepRunner::Keep(const Task& task, const KeepStep& step, Context* context) {
+  TaskResult* result = context->result;
+  RB_FAILPOINT("agent.keep.begin");
+  const absl::StatusOr<Release> kept =
+      ports_.engine->Keep(task.operation_id, Cause::kDeploy, step.good, step.replaced_is_bad, step.reason);
+  if (!kept.ok()) {
+    result->status = kept.status();
+    return;
+  }
+  RB_FAILPOINT("agent.keep.end");
+  result->release = *kept;
+  result->state = HostState::kKept;
+}
+
+}  // namespace rb::agent

@@ -1,0 +1,80 @@
+// Carries one step out on one service, against the ports. Knows how; what and when is decided elsewhere.
+#ifndef RB_AGENT_CORE_TASK_STEP_RUNNER_H_
+#define RB_AGENT_CORE_TASK_STEP_RUNNER_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "agent/core/engine/engine.h"
+#include "agent/core/ports/commit_source.h"
+#include "agent/core/ports/probe.h"
+#include "agent/core/ports/supervisor.h"
+#include "agent/core/task/task.h"
+#include "common/clock.h"
+
+namespace rb::agent {
+
+// What a service is run with. Nothing is owned, but by the vector.
+struct ServicePorts {
+  std::string service;
+  Engine* engine = nullptr;
+  Supervisor* supervisor = nullptr;
+  // Null where agent.yaml names no repository.
+  CommitSource* commits = nullptr;
+  std::vector<std::unique_ptr<Probe>> probes;
+  Clock* clock = nullptr;
+  // Globs of config files, each of which has to pass `check_json`.
+  std::vector<std::string> json_globs;
+  // OK when the text is valid JSON; else what is wrong, with line and column.
+  std::function<absl::Status(absl::string_view text)> check_json;
+  // Longest wait for the service to stop, and to start.
+  absl::Duration stop_timeout = absl::Seconds(90);
+  absl::Duration start_timeout = absl::Seconds(90);
+};
+
+// One step at a time. Run blocks.
+class StepRunner {
+ public:
+  using ProgressSink = std::function<void(Stage stage, const std::string& detail)>;
+
+  explicit StepRunner(ServicePorts ports) : ports_(std::move(ports)) {}
+
+  // Never fails otherwise than in the result: its status, and the state that the host is in now. `cancelled` is looked
+  // at between probes and by the engine's long work; a swap that has begun is finished.
+  TaskResult Run(const Task& task, const ProgressSink& progress, const std::atomic<bool>& cancelled);
+
+  // One quick round of probes.
+  std::vector<ProbeResult> ProbeOnce();
+
+  const ServicePorts& ports() const { return ports_; }
+
+ private:
+  struct Context;
+  void Inspect(const InspectStep& step, TaskResult* result);
+  void Backup(const Task& task, const BackupStep& step, Context* context);
+  void Prepare(const Task& task, const PrepareStep& step, Context* context);
+  void Commit(const Task& task, Context* context);
+  void Verify(const VerifyPolicy& policy, Context* context);
+  void Revert(const Task& task, const RevertStep& step, Context* context);
+  void Keep(const Task& task, const KeepStep& step, Context* context);
+
+  absl::Status CheckConfig(const std::string& operation_id);
+  absl::Status StopService(Context* context);
+  absl::Status StartService(Context* context);
+  void FillCandidates(const InspectStep& step, TaskResult* result);
+  std::vector<ProbeResult> ProbeRound(bool quick);
+
+  ServicePorts ports_;
+  ProbeContext probe_context_;
+  // Of the last stop: downtime counts from here. Zero when not known (the agent was restarted since).
+  absl::Duration stopped_at_;
+};
+
+}  // namespace rb::agent
+
+#endif  // RB_AGENT_CORE_TASK_STEP_RUNNER_H_

@@ -1,0 +1,132 @@
+// rb-agent: one on every server. Knows how services here are stopped, started, checked and brought back.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <string>
+
+#include "agent/adapters/config/agent_config.h"
+#include "agent/adapters/link/daemon.h"
+#include "agent/adapters/link/join.h"
+#include "agent/adapters/local/local_commands.h"
+#include "common/clock.h"
+#include "common/durable_file.h"
+#include "common/text.h"
+#include "rb/v1/agent_config.pb.h"
+
+namespace {
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "rb-agent: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+int Check(const std::string& config_path) {
+  const std::vector<rb::YamlProblem> problems = rb::agent::CheckAgentConfig(config_path);
+  if (problems.empty()) {
+    std::printf("%s is fine\n", config_path.c_str());
+    return 0;
+  }
+  std::fprintf(stderr, "%s", rb::FormatProblems(config_path, problems).c_str());
+  return 2;
+}
+
+int Serve(const std::string& config_path, const std::string& state_folder) {
+  const auto config = rb::agent::LoadAgentConfig(config_path);
+  if (!config.ok()) return Fail(config.status());
+  if (const absl::Status made = rb::MakeFolders(state_folder); !made.ok()) return Fail(made);
+  const auto lock = rb::FileLock::TryAcquire(state_folder + "/agent.lock");
+  if (!lock.ok()) return Fail(absl::UnavailableError("another rb-agent runs on " + state_folder));
+  rb::agent::DaemonOptions options;
+  options.state_folder = state_folder;
+  options.metrics_address = (*config)->metrics_address().empty() ? "127.0.0.1:0" : (*config)->metrics_address();
+  const absl::Status ran = rb::agent::RunDaemon(**config, options, rb::SystemClock());
+  return ran.ok() ? 0 : Fail(ran);
+}
+
+int Recover(const std::string& config_path, const std::string& state_folder, const std::string& only) {
+  const auto config = rb::agent::LoadAgentConfig(config_path);
+  if (!config.ok()) return Fail(config.status());
+  int result = 0;
+  for (const auto& [name, service] : (*config)->services()) {
+    if (!only.empty() && name != only) continue;
+    rb::agent::LocalRequest request;
+    request.verb = "recover";
+    request.service = name;
+    if (const int one = rb::agent::RunLocal(**config, state_folder, request, rb::SystemClock()); one != 0) result = one;
+  }
+  return result;
+}
+
+int Join(const std::string& token_file, const std::string& state_folder) {
+  std::string token;
+  if (token_file == "-") {
+    token.assign(std::istreambuf_iterator<char>(std::cin), {});
+  } else {
+    const auto content = rb::ReadFile(token_file, 1 << 20);
+    if (!content.ok()) return Fail(content.status());
+    token = *content;
+  }
+  const auto joined = rb::agent::JoinController(token, state_folder);
+  if (!joined.ok()) return Fail(joined.status());
+  std::printf("joined as %s\n", joined->c_str());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Rolls the services of this server back. Usually run by systemd and asked by rb-controller.");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", RB_VERSION);
+  std::string config_path = "/etc/rb/agent.yaml";
+  std::string state_folder = "/var/lib/rb-agent";
+  std::string token_file;
+  rb::agent::LocalRequest local;
+  const auto with_files = [&](CLI::App* command) {
+    command->add_option("--config", config_path, "What runs here, and how")->capture_default_str();
+    command->add_option("--state", state_folder, "Releases, journals and identity")->capture_default_str();
+    return command;
+  };
+  CLI::App* serve = with_files(app.add_subcommand("serve", "Serve the controller until stopped"));
+  CLI::App* check = with_files(app.add_subcommand("check", "Say everything that is wrong with the file; change nothing"));
+  CLI::App* recover = with_files(app.add_subcommand("recover", "Make half-done swaps whole (before a service starts)"));
+  recover->add_option("service", local.service, "Only this service");
+  CLI::App* join = app.add_subcommand("join", "Become a known host of a controller");
+  join->add_option("--state", state_folder, "Releases, journals and identity")->capture_default_str();
+  join->add_option("--token-file", token_file, "One line from `rb-controller token`; - for standard input")->required();
+  CLI::App* by_hand = app.add_subcommand("local", "Work on this server alone, without a controller");
+  by_hand->require_subcommand(1);
+  for (const char* verb : {"backup", "list", "plan", "rollback", "verify", "prune", "recover", "status"}) {
+    CLI::App* command = with_files(by_hand->add_subcommand(verb));
+    const std::string name = verb;
+    command->add_option("service", local.service, "May be left out when there is only one");
+    if (name == "plan" || name == "rollback" || name == "verify") {
+      command->add_option("--to", local.to, "Commit, tag, release, last-good or previous");
+    }
+    if (name == "plan" || name == "rollback") {
+      command->add_flag("--with-data", local.with_data, "Data goes back too");
+      command->add_flag("--force", local.force, "Also to a bad release; needs --reason");
+    }
+    if (name == "backup" || name == "rollback") command->add_option("--reason", local.reason, "Kept with the release");
+    if (name == "prune") command->add_option("--keep", local.keep_good, "Good releases to keep")->capture_default_str();
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (check->parsed()) return Check(config_path);
+  if (serve->parsed()) return Serve(config_path, state_folder);
+  if (recover->parsed()) return Recover(config_path, state_folder, local.service);
+  if (join->parsed()) return Join(token_file, state_folder);
+  local.verb = by_hand->get_subcommands().front()->get_name();
+  if (local.force && local.reason.empty()) {
+    std::fprintf(stderr, "rb-agent: --force needs --reason. Nothing was changed\n");
+    return 2;
+  }
+  const auto config = rb::agent::LoadAgentConfig(config_path);
+  if (!config.ok()) return Fail(config.status());
+  return rb::agent::RunLocal(**config, state_folder, local, rb::SystemClock());
+}

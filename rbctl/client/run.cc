@@ -1,0 +1,254 @@
+#include "rbctl/client/run.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "common/text.h"
+#include "rbctl/render/json.h"
+#include "rbctl/render/redraw.h"
+#include "rbctl/render/words.h"
+
+namespace rb::cli {
+namespace {
+
+class Runner {
+ public:
+  Runner(const Command& command, FleetClient& client, const Terminal& terminal)
+      : command_(command), client_(client), terminal_(terminal) {}
+
+  int Run() {
+    switch (command_.verb) {
+      case Verb::kStart:
+        return Start();
+      case Verb::kPlan:
+        return Plan();
+      case Verb::kStatus: {
+        const auto response = client_.Status(command_.environment, command_.service);
+        return response.ok() ? Print(RenderStatus(*response, terminal_.style), JsonStatus(*response))
+                             : Failed(response.status(), false);
+      }
+      case Verb::kHistory: {
+        const auto response = client_.List(command_.environment, command_.service, command_.limit);
+        return response.ok() ? Print(RenderHistory(*response, terminal_.style), JsonHistory(*response))
+                             : Failed(response.status(), false);
+      }
+      case Verb::kShow: {
+        const auto response = client_.Get(command_.operation_id);
+        return response.ok() ? Print(RenderShow(*response, terminal_.style), JsonShow(*response))
+                             : Failed(response.status(), false);
+      }
+      case Verb::kBackupList: {
+        const auto response = client_.Releases(command_.environment, command_.service);
+        return response.ok() ? Print(RenderReleases(*response, terminal_.style), JsonReleases(*response))
+                             : Failed(response.status(), false);
+      }
+      case Verb::kAgents: {
+        const auto response = client_.Agents();
+        return response.ok() ? Print(RenderAgents(*response, terminal_.style), JsonAgents(*response))
+                             : Failed(response.status(), false);
+      }
+      case Verb::kWatch: {
+        const auto response = client_.Get(command_.operation_id);
+        return response.ok() ? Watch(response->operation()) : Failed(response.status(), false);
+      }
+      case Verb::kAbort:
+        return Abort();
+      case Verb::kPrint:
+        break;
+    }
+    terminal_.out(command_.text);
+    return kDone;
+  }
+
+ private:
+  int Print(const std::string& text, const std::string& json) {
+    terminal_.out(command_.json ? json : text);
+    return kDone;
+  }
+
+  int Failed(const absl::Status& status, bool may_have_begun) {
+    if (const auto refusal = RefusalOf(status)) {
+      if (command_.json) {
+        terminal_.out(JsonRefusal(command_.spec, *refusal, kRefused));
+      } else {
+        terminal_.err(RenderRefusal(*refusal, terminal_.style));
+      }
+      return kRefused;
+    }
+    const std::string message = Printable(std::string(status.message()));
+    switch (status.code()) {
+      case absl::StatusCode::kFailedPrecondition:
+      case absl::StatusCode::kNotFound:
+      case absl::StatusCode::kInvalidArgument:
+      case absl::StatusCode::kAlreadyExists:
+      case absl::StatusCode::kResourceExhausted:
+      case absl::StatusCode::kUnimplemented:
+        return Error("refused", kRefused, "refused: " + message, "Nothing was changed by this command.",
+                     command_.operation_id.empty() ? "rbctl status" : "rbctl history");
+      default:
+        break;
+    }
+    const bool lost = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+    if (may_have_begun && !WasNotSent(status)) {
+      return Error("unknown", kNotReached, "the controller's answer was lost: " + message,
+                   "It is unknown whether the operation was accepted.",
+                   absl::StrCat("rbctl history ", Printable(command_.spec.environment())));
+    }
+    if (lost) {
+      return Error("unreachable", kNotReached, "the controller was not reached: " + message,
+                   "Nothing was changed by this command. The services run as they did.",
+                   "see that rb-controller runs and that its address is right (RBCTL_IDENTITY, --controller); without "
+                   "it, on a server: rb-agent local rollback …");
+    }
+    return Error("failed", kFailedNothingChanged, message, "Nothing was changed by this command.", "rbctl status");
+  }
+
+  int Error(const std::string& outcome, int code, const std::string& message, const std::string& state,
+            const std::string& next) {
+    if (command_.json) {
+      terminal_.out(JsonError(outcome, code, message, state, next));
+    } else {
+      terminal_.err(absl::StrCat("rbctl: ", message, "\n", state, "\nNext: ", next, "\n"));
+    }
+    return code;
+  }
+
+  // Undo names an operation: the controller is asked where that one was.
+  absl::Status ResolveUndo(v1::OperationSpec* spec) {
+    if (spec->kind() != v1::OPERATION_KIND_UNDO) {
+      return absl::OkStatus();
+    }
+    const auto response = client_.Get(spec->undo_operation_id());
+    if (!response.ok()) {
+      return response.status();
+    }
+    spec->set_undo_operation_id(response->operation().id());
+    spec->set_environment(response->operation().spec().environment());
+    spec->set_service(response->operation().spec().service());
+    return absl::OkStatus();
+  }
+
+  int Plan() {
+    const auto plan = client_.Plan(command_.spec);
+    if (!plan.ok()) {
+      return Failed(plan.status(), false);
+    }
+    Print(RenderPlan(*plan, terminal_.style), JsonPlan(*plan));
+    return plan->has_refusal() ? kRefused : kDone;
+  }
+
+  int Start() {
+    if (const absl::Status status = ResolveUndo(&command_.spec); !status.ok()) {
+      return Failed(status, false);
+    }
+    const auto& components = command_.spec.components();
+    const bool data = std::find(components.begin(), components.end(), v1::COMPONENT_DATA) != components.end();
+    if (terminal_.ask && !command_.yes && (data || command_.spec.force())) {
+      const std::string answer =
+          terminal_.ask(absl::StrCat(Describe(command_.spec), data ? ", with its data" : "",
+                                     command_.spec.force() ? ", forced" : "", ". Go on? [y/N] "));
+      if (answer != "y" && answer != "Y" && answer != "yes") {
+        return Error("failed", kFailedNothingChanged, "not confirmed", "Nothing was changed.", "rbctl status");
+      }
+    }
+    auto operation = client_.Start(command_.spec);
+    if (!operation.ok() && terminal_.ask && command_.spec.reason().empty()) {
+      const auto refusal = RefusalOf(operation.status());
+      if (refusal && refusal->code() == v1::Refusal::CODE_REASON_REQUIRED) {
+        const std::string reason(absl::StripAsciiWhitespace(terminal_.ask("Reason: ")));
+        if (!reason.empty()) {
+          command_.spec.set_reason(reason);
+          operation = client_.Start(command_.spec);
+        }
+      }
+    }
+    if (!operation.ok()) {
+      return Failed(operation.status(), true);
+    }
+    if (HasEnded(operation->state())) {
+      return Ended(*operation);
+    }
+    if (!command_.wait) {
+      Print(
+          absl::StrCat(Printable(operation->id()), ": accepted.\nNext: rbctl watch ", Printable(operation->id()), "\n"),
+          JsonOperation(*operation, kDone));
+      return kDone;
+    }
+    return Watch(*operation);
+  }
+
+  int Watch(const v1::Operation& begun) {
+    const std::string id = Printable(begun.id());
+    if (terminal_.on_watching) {
+      terminal_.on_watching(id);
+    }
+    const bool live = terminal_.size && !command_.json;
+    size_t drawn = 0;
+    if (!live && !command_.json) {
+      terminal_.out(absl::StrCat(id, ": ", Describe(begun.spec()), "\n"));
+    }
+    const auto end = client_.Watch(begun.id(), [&](const v1::OperationEvent* event, const v1::Operation& operation) {
+      if (live) {
+        const TerminalSize size = terminal_.size();
+        terminal_.out(
+            Redraw(LiveLines(operation, SystemClock().Now(), terminal_.style), size.columns, size.rows, &drawn));
+      } else if (event != nullptr && (!command_.json || command_.progress)) {
+        (command_.json ? terminal_.err : terminal_.out)(RenderEvent(*event) + "\n");
+      }
+    });
+    if (end.ok()) {
+      if (live) {
+        // The report takes the table's place.
+        const TerminalSize size = terminal_.size();
+        terminal_.out(Redraw({}, size.columns, size.rows, &drawn));
+      }
+      return Ended(*end);
+    }
+    if (absl::IsCancelled(end.status())) {
+      return Error("running", kInterrupted, "no longer watching " + id, "The operation goes on.",
+                   absl::StrCat("rbctl watch ", id, ", or rbctl abort ", id));
+    }
+    if (absl::IsUnavailable(end.status()) || absl::IsDeadlineExceeded(end.status())) {
+      return Error(
+          "unknown", kNotReached,
+          absl::StrCat("the controller was lost while ", id, " ran: ", Printable(std::string(end.status().message()))),
+          "The operation goes on: the controller resumes it when it is back, and agents finish what they began.",
+          "rbctl watch " + id);
+    }
+    return Error("unknown", kNeedsAttention,
+                 absl::StrCat("cannot watch ", id, ": ", Printable(std::string(end.status().message()))),
+                 "The operation was accepted; how it stands is not known.", "rbctl show " + id);
+  }
+
+  int Ended(const v1::Operation& operation) {
+    const int code = ExitCodeFor(operation);
+    Print(RenderReport(operation, terminal_.style), JsonOperation(operation, code));
+    return code;
+  }
+
+  int Abort() {
+    const auto operation = client_.Abort(command_.operation_id, command_.reason);
+    if (!operation.ok()) {
+      return Failed(operation.status(), true);
+    }
+    const std::string id = Printable(operation->id());
+    Print(HasEnded(operation->state()) ? RenderReport(*operation, terminal_.style)
+                                       : absl::StrCat(id, ": abort requested.\nNext: rbctl watch ", id, "\n"),
+          JsonOperation(*operation, kDone));
+    return kDone;
+  }
+
+  Command command_;
+  FleetClient& client_;
+  const Terminal& terminal_;
+};
+
+}  // namespace
+
+int Run(const Command& command, FleetClient& client, const Terminal& terminal) {
+  return Runner(command, client, terminal).Run();
+}
+
+}  // namespace rb::cli

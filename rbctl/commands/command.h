@@ -1,0 +1,80 @@
+// What was typed, as a request. Pure: no terminal, no network.
+#ifndef RB_RBCTL_COMMANDS_COMMAND_H_
+#define RB_RBCTL_COMMANDS_COMMAND_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "rb/v1/fleet_service.pb.h"
+
+namespace rb::cli {
+
+// The promise of rbctl's exit status; see docs/rbctl.md.
+enum ExitCode {
+  kDone = 0,
+  kFailedNothingChanged = 1,
+  kUsage = 2,
+  kNeedsAttention = 3,
+  kNotReached = 4,
+  kRefused = 5,
+  kReverted = 6,
+  // Ctrl-C: we stopped watching; the operation goes on.
+  kInterrupted = 130,
+};
+
+enum class Verb {
+  kStart,  // rollback, deploy, undo, backup create
+  kPlan,
+  kStatus,
+  kHistory,
+  kShow,
+  kWatch,
+  kAbort,
+  kBackupList,
+  kAgents,
+  kPrint,  // `text` and nothing else: version, completion
+};
+
+struct Command {
+  Verb verb = Verb::kPrint;
+  // kStart and kPlan.
+  v1::OperationSpec spec;
+  // kStatus, kHistory, kBackupList. Empty: all.
+  std::string environment;
+  std::string service;
+  // kShow, kWatch, kAbort.
+  std::string operation_id;
+  // kAbort.
+  std::string reason;
+  // kHistory.
+  uint32_t limit = 20;
+  bool wait = true;
+  // Do not ask before --force or data.
+  bool yes = false;
+  bool json = false;
+  // Also with -o json: events on stderr.
+  bool progress = false;
+  // Empty: the default folder, or the address in it.
+  std::string identity;
+  std::string controller;
+  std::string text;
+};
+
+struct ParseResult {
+  // Absent when there is nothing to run: help was asked for, or the arguments are wrong.
+  std::optional<Command> command;
+  int exit_code = kDone;
+  std::string out;
+  std::string err;
+};
+
+// `args` without the program's name. `now` gives "--to-before 30m" its meaning. Reads the environment variables
+// RBCTL_IDENTITY and RBCTL_CONTROLLER.
+ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time now);
+
+}  // namespace rb::cli
+
+#endif  // RB_RBCTL_COMMANDS_COMMAND_H_
