@@ -90,7 +90,8 @@ int main(int argc, char** argv) {
     return command;
   };
   CLI::App* serve = with_files(app.add_subcommand("serve", "Serve the controller until stopped"));
-  CLI::App* check = with_files(app.add_subcommand("check", "Say everything that is wrong with the file; change nothing"));
+  CLI::App* check =
+      with_files(app.add_subcommand("check", "Say everything that is wrong with the file; change nothing"));
   CLI::App* recover = with_files(app.add_subcommand("recover", "Make half-done swaps whole (before a service starts)"));
   recover->add_option("service", local.service, "Only this service");
   CLI::App* join = app.add_subcommand("join", "Become a known host of a controller");

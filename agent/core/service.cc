@@ -12,7 +12,8 @@ namespace {
 bool MatchesAny(const std::vector<std::string>& globs, absl::string_view path) {
   return std::any_of(globs.begin(), globs.end(), [&](const std::string& glob) {
     // "data/**" claims the folder data as well: a folder goes with what is in it.
-    return GlobMatches(glob, path) || (absl::EndsWith(glob, "/**") && GlobMatches(glob.substr(0, glob.size() - 3), path));
+    return GlobMatches(glob, path) ||
+           (absl::EndsWith(glob, "/**") && GlobMatches(glob.substr(0, glob.size() - 3), path));
   });
 }
 

@@ -60,12 +60,11 @@ absl::StatusOr<std::string> NewCertificateRequestPem(const std::string& private_
     return absl::InvalidArgumentError("the private key cannot be read");
   }
   X509_NAME* name = X509_REQ_get_subject_name(request.get());
-  const bool made = X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8,
-                                               reinterpret_cast<const unsigned char*>(common_name.data()),
-                                               static_cast<int>(common_name.size()), -1, 0) == 1 &&
-                    X509_REQ_set_pubkey(request.get(), key.get()) == 1 &&
-                    X509_REQ_sign(request.get(), key.get(), EVP_sha256()) > 0 &&
-                    PEM_write_bio_X509_REQ(out.get(), request.get()) == 1;
+  const bool made =
+      X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(common_name.data()),
+                                 static_cast<int>(common_name.size()), -1, 0) == 1 &&
+      X509_REQ_set_pubkey(request.get(), key.get()) == 1 && X509_REQ_sign(request.get(), key.get(), EVP_sha256()) > 0 &&
+      PEM_write_bio_X509_REQ(out.get(), request.get()) == 1;
   if (!made) return absl::InternalError("OpenSSL could not make a certificate request");
   return TextOf(out.get());
 }
@@ -96,8 +95,8 @@ absl::StatusOr<JoinToken> ParseJoinToken(absl::string_view line) {
     return true;
   };
   if (!read("name", &token.agent_name) || !read("address", &token.join_address) ||
-      !read("link_address", &token.link_address) || !read("secret", &token.secret) ||
-      !read("ca_pem", &token.ca_pem) || !IsValidName(token.agent_name)) {
+      !read("link_address", &token.link_address) || !read("secret", &token.secret) || !read("ca_pem", &token.ca_pem) ||
+      !IsValidName(token.agent_name)) {
     return bad;
   }
   return token;

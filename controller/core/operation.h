@@ -10,6 +10,7 @@
 //                                 │          └────────────┴→ REVERTING → REVERTED
 //                                 └→ REVERTING (throw staging away) → ABORTED
 //   on_failure hold: COMMITTING or VERIFYING → KEEPING (not good) → NEEDS_ATTENTION
+//   on_failure revert-wave after the first wave: REVERTING → KEEPING (earlier waves) → NEEDS_ATTENTION
 //   any host that does not answer, or fails to revert: … → NEEDS_ATTENTION, naming it
 //   backup: LOCKED → PREPARING → SUCCEEDED or ABORTED
 //   every host already there and healthy: PLANNED → LOCKED → SUCCEEDED (already_there)
@@ -101,6 +102,10 @@ struct HostProgress {
   // The step under way ended in failure, or no answer came in time: what the host holds may be unknown.
   bool failed = false;
   bool state_unknown = false;
+  // Event::elapsed when the commit step's result came in: the service had just been started.
+  absl::Duration committed_at;
+
+  bool busy() const { return !step_id.empty(); }
 };
 
 struct Operation {
@@ -203,6 +208,17 @@ struct Decision {
 // Takes the operation one event further. An event that no longer matters (an old step's result, an abort of an ended
 // operation) changes nothing but last_sequence.
 Decision Decide(const Operation& operation, const Event& event);
+
+// How long each kind of step may take before the controller goes on without its answer.
+struct StepDeadlines {
+  absl::Duration prepare = absl::Minutes(30);
+  absl::Duration backup = absl::Minutes(60);
+  absl::Duration commit = absl::Minutes(5);
+  absl::Duration keep = absl::Minutes(10);
+  // On top of the verification's own deadline and soak.
+  absl::Duration verify_margin = absl::Seconds(30);
+  absl::Duration revert_margin = absl::Minutes(5);
+};
 
 // The effects that may not have been carried out: steps under way, a lock not yet taken or given back. For a controller
 // that has just started, and for a host that has just connected again (`host`; empty: all).

@@ -208,14 +208,13 @@ class AgentLinkClientImpl final : public AgentLinkClient {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AgentLinkClient>> AgentLinkClient::Create(const std::string& identity_folder,
-                                                                         EventLoop& loop, Clock& clock,
-                                                                         v1::Hello hello, Handlers handlers) {
+                                                                         EventLoop& loop, Clock& clock, v1::Hello hello,
+                                                                         Handlers handlers) {
   grpc::SslCredentialsOptions options;
   std::string address;
-  for (const auto& [name, value] : {std::make_pair("/ca.crt", &options.pem_root_certs),
-                                    std::make_pair("/agent.key", &options.pem_private_key),
-                                    std::make_pair("/agent.crt", &options.pem_cert_chain),
-                                    std::make_pair("/controller", &address)}) {
+  for (const auto& [name, value] :
+       {std::make_pair("/ca.crt", &options.pem_root_certs), std::make_pair("/agent.key", &options.pem_private_key),
+        std::make_pair("/agent.crt", &options.pem_cert_chain), std::make_pair("/controller", &address)}) {
     absl::StatusOr<std::string> content = ReadFile(identity_folder + name, 1 << 20);
     if (absl::IsNotFound(content.status())) {
       return absl::FailedPreconditionError(absl::StrCat(
@@ -236,10 +235,9 @@ absl::StatusOr<std::unique_ptr<AgentLinkClient>> AgentLinkClient::Create(const s
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  std::shared_ptr<grpc::Channel> channel =
-      grpc::CreateCustomChannel(address, grpc::SslCredentials(options), arguments);
-  return std::unique_ptr<AgentLinkClient>(new AgentLinkClientImpl(std::move(channel), address, loop, clock,
-                                                                  std::move(hello), std::move(handlers)));
+  std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(address, grpc::SslCredentials(options), arguments);
+  return std::unique_ptr<AgentLinkClient>(
+      new AgentLinkClientImpl(std::move(channel), address, loop, clock, std::move(hello), std::move(handlers)));
 }
 
 }  // namespace rb::agent

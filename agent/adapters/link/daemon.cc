@@ -60,8 +60,8 @@ class Daemon {
     for (const std::string& name : names_) {
       Worker& worker = workers_[name];
       std::string recovered;
-      absl::StatusOr<std::unique_ptr<Service>> service = Service::Open(
-          name, config_.services().at(name), options_.state_folder, clock_, true, &recovered);
+      absl::StatusOr<std::unique_ptr<Service>> service =
+          Service::Open(name, config_.services().at(name), options_.state_folder, clock_, true, &recovered);
       if (!service.ok()) return Annotate(service.status(), absl::StrCat("service ", name));
       if (!recovered.empty()) LogWarning("agent", name, ": after a crash: ", recovered);
       worker.service = *std::move(service);
@@ -122,7 +122,8 @@ class Daemon {
     AgentDecision decision = Decide(state_, event, names_);
     if (IsJournalled(event)) {
       if (const absl::Status appended = journal_->Append(event); !appended.ok()) {
-        // Without a journal nothing may be promised: the step is refused or its result is not sent, and asked for again.
+        // Without a journal nothing may be promised: the step is refused or its result is not sent, and asked for
+        // again.
         LogError("agent", appended.message(), "; nothing was begun for it");
         if (const auto* arrived = std::get_if<TaskArrived>(&event)) {
           TaskResult result;
@@ -253,8 +254,7 @@ class Daemon {
       report->set_open_operation_id(open_operation);
       *report->mutable_reported_at() = ToProto(clock_.Now());
       std::string unproved;
-      std::map<Standing, uint64_t> standings = {
-          {Standing::kUnknown, 0}, {Standing::kGood, 0}, {Standing::kBad, 0}};
+      std::map<Standing, uint64_t> standings = {{Standing::kUnknown, 0}, {Standing::kGood, 0}, {Standing::kBad, 0}};
       absl::Time last_proved = absl::InfinitePast();
       if (const absl::StatusOr<std::vector<Release>> releases = service->engine().Releases(); releases.ok()) {
         for (const Release& release : *releases) {

@@ -35,10 +35,12 @@ absl::StatusOr<std::string> JoinController(const std::string& token_line, const 
   v1::JoinResponse response;
   const grpc::Status called = stub->Join(&context, request, &response);
   if (!called.ok()) {
-    return absl::Status(static_cast<absl::StatusCode>(called.error_code()),
-                        absl::StrCat("the controller at ", token.join_address, " did not accept this host: ",
-                                     called.error_message(), ". Nothing was changed here. For a new token type on the "
-                                     "controller: rb-controller token ", token.agent_name));
+    return absl::Status(
+        static_cast<absl::StatusCode>(called.error_code()),
+        absl::StrCat("the controller at ", token.join_address, " did not accept this host: ", called.error_message(),
+                     ". Nothing was changed here. For a new token type on the "
+                     "controller: rb-controller token ",
+                     token.agent_name));
   }
   RB_RETURN_IF_ERROR(MakeFolders(folder, 0700));
   RB_RETURN_IF_ERROR(WriteFileDurably(folder + "/agent.key", key, 0600));

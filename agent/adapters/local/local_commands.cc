@@ -118,8 +118,8 @@ int Rollback(LocalOperation* operation, const LocalRequest& request) {
     }
   }
   std::printf("to %s %s by %s: %llu files change, %llu are added, %llu removed, %s to stage\n",
-              chosen->release.name.empty() ? "commit" : chosen->release.name.c_str(), chosen->commit.substr(0, 12).c_str(),
-              chosen->method == Method::kBackup ? "backup" : "git",
+              chosen->release.name.empty() ? "commit" : chosen->release.name.c_str(),
+              chosen->commit.substr(0, 12).c_str(), chosen->method == Method::kBackup ? "backup" : "git",
               static_cast<unsigned long long>(chosen->delta.files_changed),
               static_cast<unsigned long long>(chosen->delta.files_added),
               static_cast<unsigned long long>(chosen->delta.files_removed),
@@ -173,12 +173,12 @@ int RunLocal(const v1::AgentConfig& config, const std::string& state_folder, con
   for (const auto& [name, service] : config.services()) names.push_back(name);
   const std::string name = request.service.empty() && names.size() == 1 ? names[0] : request.service;
   if (config.services().count(name) == 0) {
-    return Complain(kUsage, absl::StrCat(name.empty() ? "say which service: " : "there is no service " + name +
-                                                                                    ". There are: ",
-                                         absl::StrJoin(names, ", "), ". Nothing was changed"));
+    return Complain(kUsage,
+                    absl::StrCat(name.empty() ? "say which service: " : "there is no service " + name + ". There are: ",
+                                 absl::StrJoin(names, ", "), ". Nothing was changed"));
   }
-  const bool needs_supervisor = request.verb == "rollback" || request.verb == "status" || request.verb == "plan" ||
-                                request.verb == "backup";
+  const bool needs_supervisor =
+      request.verb == "rollback" || request.verb == "status" || request.verb == "plan" || request.verb == "backup";
   std::string recovered;
   absl::StatusOr<std::unique_ptr<Service>> service =
       Service::Open(name, config.services().at(name), state_folder, clock, needs_supervisor, &recovered);
@@ -225,10 +225,11 @@ int RunLocal(const v1::AgentConfig& config, const std::string& state_folder, con
       const bool proved = proof.ok() && proof->findings.empty();
       all = all && proved;
       std::printf("%s: %s\n", release.name.c_str(),
-                  proved ? absl::StrCat("proved, ", FormatBytes(proof->bytes), " in ", FormatSeconds(proof->took)).c_str()
-                         : absl::StrCat("DAMAGED: ", proof.ok() ? absl::StrJoin(proof->findings, "; ")
-                                                                 : std::string(proof.status().message()))
-                               .c_str());
+                  proved
+                      ? absl::StrCat("proved, ", FormatBytes(proof->bytes), " in ", FormatSeconds(proof->took)).c_str()
+                      : absl::StrCat("DAMAGED: ", proof.ok() ? absl::StrJoin(proof->findings, "; ")
+                                                             : std::string(proof.status().message()))
+                            .c_str());
     }
     return all ? kDone : kNeedsAttention;
   }

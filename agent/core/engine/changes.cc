@@ -42,7 +42,8 @@ class Differ {
     size_t l = 0;
     size_t t = 0;
     while (l < live_.size() || t < target_.size()) {
-      const bool only_live = t == target_.size() || (l < live_.size() && PathLess(live_[l].entry.path, target_[t].path));
+      const bool only_live =
+          t == target_.size() || (l < live_.size() && PathLess(live_[l].entry.path, target_[t].path));
       const bool only_target = !only_live && (l == live_.size() || PathLess(target_[t].path, live_[l].entry.path));
       if (only_live) {
         l = Removed(l);
@@ -167,8 +168,8 @@ class Differ {
       folder_pairs_[entry.path] = {l, t};
       return {l + 1, t + 1};
     }
-    const bool same = live.entry.SameContent(entry) && live.entry.attributes == entry.attributes &&
-                      !relinked_.contains(entry.path);
+    const bool same =
+        live.entry.SameContent(entry) && live.entry.attributes == entry.attributes && !relinked_.contains(entry.path);
     if (same) return {l + 1, t + 1};
     Change change;
     change.kind = Change::Kind::kExchange;
@@ -180,7 +181,8 @@ class Differ {
     if (live_is_folder) {
       if (!WhollyRemovable(l)) {
         *status = absl::FailedPreconditionError(
-            absl::StrCat(Printable(entry.path), " is a folder that has to give way to a file of the target, but it holds "
+            absl::StrCat(Printable(entry.path),
+                         " is a folder that has to give way to a file of the target, but it holds "
                          "what must not be moved (ignored, another component, or a socket). Nothing was changed. Move "
                          "that away, or widen what is rolled back"));
         return {l, t};

@@ -20,9 +20,7 @@ class Encoder {
     }
     out_.push_back(static_cast<char>(value));
   }
-  void Signed(int64_t value) {
-    Number((static_cast<uint64_t>(value) << 1) ^ static_cast<uint64_t>(value >> 63));
-  }
+  void Signed(int64_t value) { Number((static_cast<uint64_t>(value) << 1) ^ static_cast<uint64_t>(value >> 63)); }
   void Text(absl::string_view text) {
     Number(text.size());
     out_.append(text.data(), text.size());

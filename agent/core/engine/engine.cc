@@ -124,9 +124,9 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
     RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
     if (journal.present && journal.intent.operation_id != operation_id) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "operation ", journal.intent.operation_id, " is open on ", tree_.service,
-          ". Nothing was changed. Let it end, or undo it: rb-agent local recover ", tree_.service));
+      return absl::FailedPreconditionError(
+          absl::StrCat("operation ", journal.intent.operation_id, " is open on ", tree_.service,
+                       ". Nothing was changed. Let it end, or undo it: rb-agent local recover ", tree_.service));
     }
     if (journal.present) {
       // Repeated: what was staged may belong to an older state of the tree, so it is made again unless it is in use.
@@ -153,8 +153,7 @@ class EngineImpl final : public Engine {
       if (known.ok()) {
         const absl::StatusOr<Manifest> manifest = files_.LoadManifest(*known);
         if (manifest.ok()) {
-          const absl::StatusOr<ChangeSet> changes =
-              ComputeChanges(live.live, *manifest, Rules(Components(), nullptr));
+          const absl::StatusOr<ChangeSet> changes = ComputeChanges(live.live, *manifest, Rules(Components(), nullptr));
           if (changes.ok() && changes->delta.empty()) {
             request.commit = current.commit;
             request.version = current.version;
@@ -248,10 +247,10 @@ class EngineImpl final : public Engine {
     const absl::Status applied = ApplyForward(journal.intent, handles.folders());
     if (!applied.ok()) {
       const absl::Status undone = UndoLocked(journal.intent);
-      return Annotate(applied, undone.ok() ? "the swap failed and was taken back; the tree is as it was"
-                                           : absl::StrCat("the swap failed and could not be taken back (",
-                                                          undone.message(), "); type: rb-agent local recover ",
-                                                          tree_.service));
+      return Annotate(applied, undone.ok()
+                                   ? "the swap failed and was taken back; the tree is as it was"
+                                   : absl::StrCat("the swap failed and could not be taken back (", undone.message(),
+                                                  "); type: rb-agent local recover ", tree_.service));
     }
     RB_FAILPOINT("engine.commit.before-done");
     RB_RETURN_IF_ERROR(Mark(kCommitDone));
@@ -275,7 +274,8 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
     if (const std::string kept = files_.KeptRelease(operation_id); !kept.empty()) {
       RB_ASSIGN_OR_RETURN(const Journal leftover, ReadJournal());
-      if (leftover.present && leftover.intent.operation_id == operation_id) RB_RETURN_IF_ERROR(Discard(leftover.intent));
+      if (leftover.present && leftover.intent.operation_id == operation_id)
+        RB_RETURN_IF_ERROR(Discard(leftover.intent));
       return files_.Load(kept);
     }
     RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
@@ -339,19 +339,19 @@ class EngineImpl final : public Engine {
         said = absl::StrCat("completed the swap of operation ", journal.intent.operation_id,
                             ": the tree is wholly the new state");
       } else {
-        RB_RETURN_IF_ERROR(Annotate(UndoLocked(journal.intent), absl::StrCat("the swap could not be completed (",
-                                                                             applied.message(), ")")));
-        said = absl::StrCat("took back the swap of operation ", journal.intent.operation_id, " (",
-                            applied.message(), "): the tree is wholly what it was before it");
+        RB_RETURN_IF_ERROR(Annotate(UndoLocked(journal.intent),
+                                    absl::StrCat("the swap could not be completed (", applied.message(), ")")));
+        said = absl::StrCat("took back the swap of operation ", journal.intent.operation_id, " (", applied.message(),
+                            "): the tree is wholly what it was before it");
       }
     } else if (!journal.present) {
       RB_RETURN_IF_ERROR(RemoveFileDurably(files_.JournalPath()));
       RB_RETURN_IF_ERROR(files_.RemoveTargets());
     }
-    RB_RETURN_IF_ERROR(ClearStaging(journal.present && files_.KeptRelease(journal.intent.operation_id).empty() &&
-                                            !journal.undo_begun
-                                        ? journal.intent.staging_name
-                                        : ""));
+    RB_RETURN_IF_ERROR(
+        ClearStaging(journal.present && files_.KeptRelease(journal.intent.operation_id).empty() && !journal.undo_begun
+                         ? journal.intent.staging_name
+                         : ""));
     return said;
   }
 
@@ -407,8 +407,8 @@ class EngineImpl final : public Engine {
     std::vector<std::string> damaged;
     RB_ASSIGN_OR_RETURN(const std::vector<Release> releases, files_.List(&damaged));
     if (!damaged.empty()) {
-      return absl::DataLossError(absl::StrCat("nothing was removed, because these could not be read: ",
-                                              absl::StrJoin(damaged, "; ")));
+      return absl::DataLossError(
+          absl::StrCat("nothing was removed, because these could not be read: ", absl::StrJoin(damaged, "; ")));
     }
     RB_ASSIGN_OR_RETURN(const Current current, files_.LoadCurrent());
     RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
@@ -503,7 +503,8 @@ class EngineImpl final : public Engine {
     if (fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, absl::StrCat("look at ", path));
     if (info.st_uid != geteuid() || (info.st_mode & 077) != 0) {
       return absl::FailedPreconditionError(
-          absl::StrCat(path, " belongs to someone else or is open to others: it was not made by this agent. Nothing was "
+          absl::StrCat(path,
+                       " belongs to someone else or is open to others: it was not made by this agent. Nothing was "
                        "changed. Look at it, then remove it"));
     }
     return fd;
@@ -597,7 +598,8 @@ class EngineImpl final : public Engine {
       return problems;
     }
     if (const absl::Status exchange = TryExchange(staging->get()); !exchange.ok()) {
-      problems.push_back(absl::StrCat("the filesystem of ", tree_.tree, " cannot exchange files: ", exchange.message()));
+      problems.push_back(
+          absl::StrCat("the filesystem of ", tree_.tree, " cannot exchange files: ", exchange.message()));
     }
     if (delta.has_value()) {
       struct statvfs space {};
@@ -735,7 +737,8 @@ class EngineImpl final : public Engine {
                                          &snapshot.live.entries[i], &new_cache, &snapshot.damage));
       cache_changed = true;
     }
-    if (!snapshot.damage.empty() && !with_sidecars) RB_RETURN_IF_ERROR(AddSidecars(root.get(), store_content, &snapshot.live));
+    if (!snapshot.damage.empty() && !with_sidecars)
+      RB_RETURN_IF_ERROR(AddSidecars(root.get(), store_content, &snapshot.live));
     if (cache_changed || new_cache.size() != old_cache.size()) RB_RETURN_IF_ERROR(files_.SaveStatCache(new_cache));
     snapshot.manifest.entries.reserve(snapshot.live.entries.size());
     for (const LiveEntry& live : snapshot.live.entries) {
@@ -748,7 +751,8 @@ class EngineImpl final : public Engine {
   static std::pair<int64_t, uint64_t> DatabaseLog(int root, const std::string& path) {
     const absl::StatusOr<Place> place = LocateBeneath(root, path + "-wal");
     struct stat info {};
-    if (!place.ok() || fstatat(place->parent.get(), place->name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) return {0, 0};
+    if (!place.ok() || fstatat(place->parent.get(), place->name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0)
+      return {0, 0};
     return {info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec, static_cast<uint64_t>(info.st_size)};
   }
 
@@ -784,8 +788,8 @@ class EngineImpl final : public Engine {
     absl::StatusOr<Place> place = LocateBeneath(root, path);
     UniqueFd fd;
     if (place.ok()) {
-      fd.Reset(openat(place->parent.get(), place->name.c_str(),
-                      O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+      fd.Reset(
+          openat(place->parent.get(), place->name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
     }
     struct stat info {};
     if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -828,8 +832,8 @@ class EngineImpl final : public Engine {
     return absl::OkStatus();
   }
 
-  absl::Status CaptureDatabase(int root, bool store_content, bool accept_damage, int64_t walk_began_ns,
-                               LiveEntry* live, StatCache* cache, std::string* damage) {
+  absl::Status CaptureDatabase(int root, bool store_content, bool accept_damage, int64_t walk_began_ns, LiveEntry* live,
+                               StatCache* cache, std::string* damage) {
     const std::string copy = absl::StrCat(files_.folder(), "/database-copy-", RandomHex(4));
     const std::string source = absl::StrCat(tree_.tree, "/", live->entry.path);
     const auto [log_mtime_ns, log_size] = DatabaseLog(root, live->entry.path);
@@ -859,8 +863,8 @@ class EngineImpl final : public Engine {
     } else {
       if (!accept_damage) return Annotate(copied, absl::StrCat("database ", live->entry.path));
       // A rollback must be possible on a host whose database is broken: its bytes are kept as they are.
-      *damage = absl::StrCat(damage->empty() ? "" : absl::StrCat(*damage, "; "), live->entry.path, ": ",
-                             copied.message());
+      *damage =
+          absl::StrCat(damage->empty() ? "" : absl::StrCat(*damage, "; "), live->entry.path, ": ", copied.message());
       RB_RETURN_IF_ERROR(ReadFileAt(root, live->entry.path, writer.get(), &buffer, &live->entry));
     }
     return writer == nullptr ? absl::OkStatus() : writer->Finish();
@@ -1003,8 +1007,8 @@ class EngineImpl final : public Engine {
       const Entry* present = Find(live.manifest, source.path);
       if (present != nullptr && present->SameContent(entry)) {
         const uint32_t executable = entry.attributes.mode & 0111;
-        const bool same_kind = entry.type == EntryType::kSymlink ||
-                               ((present->attributes.mode & 0100) != 0) == (executable != 0);
+        const bool same_kind =
+            entry.type == EntryType::kSymlink || ((present->attributes.mode & 0100) != 0) == (executable != 0);
         const bool is_config = ComponentOf(tree_, source.path) == Component::kConfig;
         const uint32_t own_mode = entry.attributes.mode;
         const bool right_owner = present->attributes.uid == uid && present->attributes.gid == gid;
@@ -1027,8 +1031,7 @@ class EngineImpl final : public Engine {
     return manifest;
   }
 
-  absl::Status ImportContent(SnapshotSource* snapshot, const SnapshotSource::Entry& source,
-                             ObjectStore::Writer* writer,
+  absl::Status ImportContent(SnapshotSource* snapshot, const SnapshotSource::Entry& source, ObjectStore::Writer* writer,
                              absl::flat_hash_map<std::string, std::vector<Digest>>* ids, Entry* entry) {
     entry->size = source.size;
     if (source.size == 0) return absl::OkStatus();
@@ -1055,10 +1058,9 @@ class EngineImpl final : public Engine {
   }
 
   static const Entry* Find(const Manifest& manifest, absl::string_view path) {
-    const auto found = std::lower_bound(manifest.entries.begin(), manifest.entries.end(), path,
-                                        [](const Entry& entry, absl::string_view wanted) {
-                                          return PathLess(entry.path, wanted);
-                                        });
+    const auto found =
+        std::lower_bound(manifest.entries.begin(), manifest.entries.end(), path,
+                         [](const Entry& entry, absl::string_view wanted) { return PathLess(entry.path, wanted); });
     return found != manifest.entries.end() && found->path == path ? &*found : nullptr;
   }
 
@@ -1224,7 +1226,8 @@ class EngineImpl final : public Engine {
     if (entry.sparse && ftruncate(fd.get(), static_cast<off_t>(written)) != 0) {
       return ErrnoStatus(errno, absl::StrCat("set size of ", shown));
     }
-    if (written != entry.size) return absl::DataLossError(absl::StrCat(shown, " has another size than its manifest says"));
+    if (written != entry.size)
+      return absl::DataLossError(absl::StrCat(shown, " has another size than its manifest says"));
     return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
   }
 
@@ -1257,8 +1260,8 @@ class EngineImpl final : public Engine {
         if (needs) hurt.push_back(release.name);
       }
     }
-    return absl::DataLossError(absl::StrCat(loss.message(), ". It is needed by: ", absl::StrJoin(hurt, ", "),
-                                            ". The tree was not touched"));
+    return absl::DataLossError(
+        absl::StrCat(loss.message(), ". It is needed by: ", absl::StrJoin(hurt, ", "), ". The tree was not touched"));
   }
 
   absl::Status ProveIn(int staging, const std::string& scratch, const Manifest& manifest, ProofReport* report) {
@@ -1289,8 +1292,8 @@ class EngineImpl final : public Engine {
         continue;
       }
       RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(root.get(), entry->path));
-      RB_RETURN_IF_ERROR(
-          ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder, entry->attributes, Printable(entry->path)));
+      RB_RETURN_IF_ERROR(ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder, entry->attributes,
+                                         Printable(entry->path)));
     }
     // Read everything back, as it lies on the disk.
     ServiceTree bare;
@@ -1310,7 +1313,8 @@ class EngineImpl final : public Engine {
         continue;
       }
       const Entry& got = restored.entries[r].entry;
-      if (!got.SameContent(entry)) find(absl::StrCat(Printable(entry.path), " has other content than the manifest says"));
+      if (!got.SameContent(entry))
+        find(absl::StrCat(Printable(entry.path), " has other content than the manifest says"));
       if (got.attributes != entry.attributes) find(absl::StrCat(Printable(entry.path), " has other attributes"));
     }
     if (options_.database_copier != nullptr) {
@@ -1318,8 +1322,7 @@ class EngineImpl final : public Engine {
       for (const std::string& database : tree_.sqlite_paths) {
         const Entry* entry = Find(manifest, database);
         if (entry == nullptr || entry->type != EntryType::kFile || entry->size == 0) continue;
-        const absl::Status checked =
-            options_.database_copier->Check(absl::StrCat(path, "/", scratch, "/", database));
+        const absl::Status checked = options_.database_copier->Check(absl::StrCat(path, "/", scratch, "/", database));
         if (!checked.ok()) find(absl::StrCat(database, ": ", checked.message()));
       }
     }

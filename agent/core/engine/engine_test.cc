@@ -32,10 +32,10 @@ namespace rb::agent {
 namespace {
 
 using testing::FailsWith;
-using testing::TemporaryFolder;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using testing::TemporaryFolder;
 
 // Every attribute of every path, folder times included.
 std::map<std::string, std::string> Describe(const std::string& tree) {
@@ -46,10 +46,10 @@ std::map<std::string, std::string> Describe(const std::string& tree) {
   const absl::StatusOr<LiveTree> live = WalkTree(root.get(), bare, true);
   if (!live.ok()) return {{"error", live.status().ToString()}};
   for (const LiveEntry& entry : live->entries) {
-    std::string text = absl::StrCat(static_cast<int>(entry.entry.type), " ", entry.entry.attributes.mode, " ",
-                                    entry.entry.attributes.uid, ":", entry.entry.attributes.gid, " ",
-                                    entry.entry.attributes.mtime_ns, " ", entry.entry.size, " ",
-                                    entry.entry.link_target, " group ", entry.entry.hard_link_group);
+    std::string text =
+        absl::StrCat(static_cast<int>(entry.entry.type), " ", entry.entry.attributes.mode, " ",
+                     entry.entry.attributes.uid, ":", entry.entry.attributes.gid, " ", entry.entry.attributes.mtime_ns,
+                     " ", entry.entry.size, " ", entry.entry.link_target, " group ", entry.entry.hard_link_group);
     for (const auto& [name, value] : entry.entry.attributes.xattrs) absl::StrAppend(&text, " ", name, "=", value);
     if (entry.entry.type == EntryType::kFile) {
       const absl::StatusOr<Place> place = LocateBeneath(root.get(), entry.entry.path);
@@ -448,7 +448,8 @@ TEST_F(EngineTest, WhenTheNthCallFailsTheTreeIsWholeAndTheErrorSaysWhat) {
           RB_ASSERT_OK(RollBack("back", second_release.name));
           RB_ASSERT_OK(engine_->Keep("back", Cause::kDeploy, true, false, ""));
         }
-        ASSERT_EQ(WithoutData(Describe(tree_.tree)), second) << "call " << n << " undo " << undo << " untouched " << passed_untouched << status;
+        ASSERT_EQ(WithoutData(Describe(tree_.tree)), second)
+            << "call " << n << " undo " << undo << " untouched " << passed_untouched << status;
         std::filesystem::remove(folder_ / "state/services/bot/kept");
       }
     }
@@ -509,13 +510,14 @@ TEST_F(EngineTest, AnyTreeComesBackFromAnyDamage) {
     std::filesystem::create_directory(tree_.tree);
     std::mt19937_64 random(seed);
     const auto pick = [&](size_t n) { return static_cast<size_t>(random() % n); };
-    const std::vector<std::string> names = {"a", "b.txt", "with space", "new\nline", "\xff\xfe raw", "\xc3\xa9",
-                                            std::string(254, 'L'), "-dash", "c", "d"};
+    const std::vector<std::string> names = {
+        "a", "b.txt", "with space", "new\nline", "\xff\xfe raw", "\xc3\xa9", std::string(254, 'L'), "-dash", "c", "d"};
     std::vector<std::string> folders = {tree_.tree};
     std::vector<std::string> paths;
     const auto make_some = [&](size_t count) {
       for (size_t i = 0; i < count; ++i) {
-        const std::string path = folders[pick(folders.size())] + "/" + names[pick(names.size())] + std::to_string(pick(4));
+        const std::string path =
+            folders[pick(folders.size())] + "/" + names[pick(names.size())] + std::to_string(pick(4));
         if (path.size() - tree_.tree.size() > 2000 || std::filesystem::exists(std::filesystem::symlink_status(path)) ||
             path.substr(path.rfind('/') + 1).size() > 255) {
           continue;

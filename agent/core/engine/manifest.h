@@ -34,11 +34,11 @@ struct Entry {
   std::string path;  // relative to the tree; "" is the tree's root
   EntryType type = EntryType::kFile;
   Attributes attributes;
-  uint64_t size = 0;            // of a file
-  std::vector<Digest> chunks;   // its content; objects of the store
-  bool sparse = false;          // blocks of zeros are holes
-  std::string link_target;      // of a symlink
-  uint32_t hard_link_group = 0; // files with the same number, not 0, are one file
+  uint64_t size = 0;             // of a file
+  std::vector<Digest> chunks;    // its content; objects of the store
+  bool sparse = false;           // blocks of zeros are holes
+  std::string link_target;       // of a symlink
+  uint32_t hard_link_group = 0;  // files with the same number, not 0, are one file
 
   bool SameContent(const Entry& other) const {
     return type == other.type && size == other.size && chunks == other.chunks && link_target == other.link_target;

@@ -107,8 +107,8 @@ absl::Status ObjectStore::RefreshLocked() {
   for (const uint32_t pack : packs) {
     if (loaded_.contains(pack)) continue;
     const absl::Status loaded = LoadIndex(pack);
-    // A damaged index hides its pack's objects: they are then missing, and whoever needs one is told so by name. The rest
-    // of the store stays of use.
+    // A damaged index hides its pack's objects: they are then missing, and whoever needs one is told so by name. The
+    // rest of the store stays of use.
     if (!loaded.ok() && !absl::IsDataLoss(loaded)) return loaded;
   }
   return absl::OkStatus();
@@ -161,8 +161,8 @@ absl::StatusOr<std::string> ObjectStore::Get(const Digest& digest) {
   std::string stored(place.stored_bytes, '\0');
   size_t filled = 0;
   while (filled < stored.size()) {
-    const ssize_t got = pread(fd.get(), stored.data() + filled, stored.size() - filled,
-                              static_cast<off_t>(place.offset + filled));
+    const ssize_t got =
+        pread(fd.get(), stored.data() + filled, stored.size() - filled, static_cast<off_t>(place.offset + filled));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return ErrnoStatus(errno, absl::StrCat("read ", path));
     if (got == 0) return damaged("the pack ends before it");

@@ -1,7 +1,8 @@
 // The content of all releases: objects named by their SHA-256, compressed, in append-only packs.
 //
 //   packs/NUMBER.pack   records: length of the stored bytes, length of the content, digest, zstd frame
-//   packs/NUMBER.index  for each record: digest, offset, lengths; SHA-256 of all that. Written after the pack is durable:
+//   packs/NUMBER.index  for each record: digest, offset, lengths; SHA-256 of all that. Written after the pack is
+//   durable:
 //                       a pack without an index was never finished, and is removed by CollectGarbage.
 //
 // Writers hold the store's lock shared, CollectGarbage holds it alone: nothing that a running capture has written or

@@ -50,8 +50,8 @@ std::string UnifiedDiff(absl::string_view path, absl::string_view before, absl::
   }
   const size_t from = start > kContext ? start - kContext : 0;
   const size_t to = std::min(a.size(), a_end + kContext);
-  std::string out = absl::StrCat(head, "@@ -", from + 1, ",", to - from, " +", from + 1, ",",
-                                 to - from + columns - rows, " @@\n");
+  std::string out =
+      absl::StrCat(head, "@@ -", from + 1, ",", to - from, " +", from + 1, ",", to - from + columns - rows, " @@\n");
   for (size_t i = from; i < start; ++i) absl::StrAppend(&out, " ", Printable(a[i]), "\n");
   size_t i = 0;
   size_t j = 0;

@@ -7,8 +7,8 @@
 
 namespace rb::agent {
 
-// A unified diff of two texts, with all common lines at the start and the end left out but three; "" when they are equal.
-// Text that is not printable UTF-8 or longer than 2,000 lines is only said to differ.
+// A unified diff of two texts, with all common lines at the start and the end left out but three; "" when they are
+// equal. Text that is not printable UTF-8 or longer than 2,000 lines is only said to differ.
 std::string UnifiedDiff(absl::string_view path, absl::string_view before, absl::string_view after);
 
 }  // namespace rb::agent

@@ -77,8 +77,8 @@ absl::Status CarryForward(const PlannedRename& rename, const TransactionFolders&
   return MoveIn(rename, folders, place, rename.kind == Change::Kind::kExchange);
 }
 
-// Takes one rename back. What the service has meanwhile put in the place of what we put there makes way as well: the old
-// state is what counts.
+// Takes one rename back. What the service has meanwhile put in the place of what we put there makes way as well: the
+// old state is what counts.
 absl::Status CarryBackward(const PlannedRename& rename, const TransactionFolders& folders) {
   absl::StatusOr<Place> place = LocateBeneath(folders.tree, rename.path);
   const uint64_t staged = InodeAt(folders.staging, rename.staged_name);
@@ -120,9 +120,9 @@ absl::Status SyncTouched(const Intent& intent, const TransactionFolders& folders
 
 std::string EncodeIntent(const Intent& intent) {
   Encoder out;
-  for (const std::string* text : {&intent.operation_id, &intent.target_release, &intent.target_commit,
-                                  &intent.target_version, &intent.replaced_release, &intent.reason,
-                                  &intent.target_manifest_file, &intent.staging_name}) {
+  for (const std::string* text :
+       {&intent.operation_id, &intent.target_release, &intent.target_commit, &intent.target_version,
+        &intent.replaced_release, &intent.reason, &intent.target_manifest_file, &intent.staging_name}) {
     out.Text(*text);
   }
   out.Number(intent.renames.size());
@@ -143,9 +143,9 @@ absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
   if (bytes.substr(0, kMagic.size()) != kMagic) return absl::DataLossError("these bytes are not an intent");
   Decoder in(bytes.substr(kMagic.size()));
   Intent intent;
-  for (std::string* text : {&intent.operation_id, &intent.target_release, &intent.target_commit,
-                            &intent.target_version, &intent.replaced_release, &intent.reason,
-                            &intent.target_manifest_file, &intent.staging_name}) {
+  for (std::string* text :
+       {&intent.operation_id, &intent.target_release, &intent.target_commit, &intent.target_version,
+        &intent.replaced_release, &intent.reason, &intent.target_manifest_file, &intent.staging_name}) {
     *text = in.Text();
   }
   const uint64_t count = in.Count(16);
@@ -175,7 +175,8 @@ absl::Status CheckUnchanged(const Intent& intent, const TransactionFolders& fold
                                ? !now.exists
                                : now.exists && now.inode == rename.old_inode && now.ctime_ns == rename.old_ctime_ns;
     if (!as_it_was) {
-      return absl::AbortedError(absl::StrCat(Printable(rename.path), " was changed by someone else since the operation "
+      return absl::AbortedError(absl::StrCat(Printable(rename.path),
+                                             " was changed by someone else since the operation "
                                              "was prepared. Nothing was swapped; prepare it again"));
     }
   }

@@ -1,7 +1,8 @@
 // The durable record of one tree transaction, and its renames. One at a time for each service.
 //
-// Journal: INTENT, then COMMIT_BEGUN, COMMIT_DONE, UNDO_BEGUN as they happen; the file goes when all is over. Every rename
-// can be told done from not done by looking at inodes, so both directions can be repeated after a crash at any point.
+// Journal: INTENT, then COMMIT_BEGUN, COMMIT_DONE, UNDO_BEGUN as they happen; the file goes when all is over. Every
+// rename can be told done from not done by looking at inodes, so both directions can be repeated after a crash at any
+// point.
 #ifndef RB_AGENT_CORE_ENGINE_TRANSACTION_H_
 #define RB_AGENT_CORE_ENGINE_TRANSACTION_H_
 
@@ -23,10 +24,10 @@ struct PlannedRename {
   std::string path;
   // Name in the staging folder: of the new entry before, of the old one after.
   std::string staged_name;
-  uint64_t old_inode = 0;      // 0 for kAdd
+  uint64_t old_inode = 0;  // 0 for kAdd
   int64_t old_ctime_ns = 0;
-  uint64_t new_inode = 0;      // 0 for kRemove
-  Attributes old_attributes;   // kAttributes
+  uint64_t new_inode = 0;     // 0 for kRemove
+  Attributes old_attributes;  // kAttributes
   Attributes new_attributes;
 };
 

@@ -48,7 +48,8 @@ absl::StatusOr<Attributes> ReadAttributes(int fd, const struct stat& info, const
 absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type, const Attributes& attributes,
                              const std::string& path_for_errors);
 
-// rename of `from` beneath one folder to `to` beneath another. `exchange`: both have to be there; else `to` must not be.
+// rename of `from` beneath one folder to `to` beneath another. `exchange`: both have to be there; else `to` must not
+// be.
 absl::Status RenameBeneath(int from_parent, const std::string& from, int to_parent, const std::string& to,
                            bool exchange, const std::string& path_for_errors);
 

@@ -84,8 +84,8 @@ class Walker {
 
   absl::Status Folder(int fd, const std::string& path, size_t depth, bool* unmanaged) {
     if (depth > kDeepest) {
-      return absl::FailedPreconditionError(absl::StrCat("folders are nested more than ", kDeepest, " deep in ",
-                                                        tree_.tree));
+      return absl::FailedPreconditionError(
+          absl::StrCat("folders are nested more than ", kDeepest, " deep in ", tree_.tree));
     }
     absl::StatusOr<std::vector<std::string>> listed = ListFolder(fd);
     if (!listed.ok()) return Annotate(listed.status(), absl::StrCat("folder ", Printable(path)));

@@ -41,10 +41,10 @@ class Decider {
     if (service.running.has_value() && service.running->step_id == task.step_id) return;
     if (service.next.has_value() && service.next->step_id == task.step_id) return;
     if (task.fencing_number < service.highest_fencing_number) {
-      Send(Refused(task, absl::FailedPreconditionError(
-                             absl::StrCat("fencing number ", task.fencing_number, " is older than ",
-                                          service.highest_fencing_number, ", which a newer operation holds. Nothing "
-                                          "was changed"))));
+      Send(Refused(task, absl::FailedPreconditionError(absl::StrCat("fencing number ", task.fencing_number,
+                                                                    " is older than ", service.highest_fencing_number,
+                                                                    ", which a newer operation holds. Nothing "
+                                                                    "was changed"))));
       return;
     }
     service.highest_fencing_number = task.fencing_number;
@@ -143,8 +143,7 @@ class Decider {
         Begin(&service, *std::exchange(service.next, std::nullopt));
       }
       if (service.unattended.has_value()) {
-        effects_.emplace_back(
-            ArmPatience{name, service.unattended->policy.patience, service.unattended->number});
+        effects_.emplace_back(ArmPatience{name, service.unattended->policy.patience, service.unattended->number});
       }
     }
   }

@@ -17,7 +17,8 @@ namespace {
 constexpr size_t kMostCandidates = 10;
 
 bool IsHex(absl::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); });
 }
 
 bool Matches(const Release& release, const std::string& name) {

@@ -125,8 +125,7 @@ void StepRunner::FillCandidates(const InspectStep& step, TaskResult* result) {
   }
   if (const absl::StatusOr<Current> known = ports_.engine->GetCurrent(); known.ok()) current = *known;
   // That the mirror is not up to date matters only when the commit is not in it yet.
-  const absl::Status fetched =
-      step.fetch && ports_.commits != nullptr ? ports_.commits->Fetch() : absl::OkStatus();
+  const absl::Status fetched = step.fetch && ports_.commits != nullptr ? ports_.commits->Fetch() : absl::OkStatus();
   std::vector<Candidate> candidates;
   if (step.method != Method::kGit) candidates = ChooseReleases(step.target, releases, current);
   if (step.method != Method::kBackup && ports_.commits != nullptr) {
@@ -345,8 +344,9 @@ void StepRunner::Commit(const Task& task, Context* context) {
   TaskResult* result = context->result;
   const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
   if (!open.ok() || open->phase == TransactionPhase::kNone || open->operation_id != task.operation_id) {
-    result->status = open.ok() ? absl::FailedPreconditionError("this operation is not prepared on this host; nothing "
-                                                               "was changed")
+    result->status = open.ok() ? absl::FailedPreconditionError(
+                                     "this operation is not prepared on this host; nothing "
+                                     "was changed")
                                : open.status();
     return;
   }
@@ -357,9 +357,9 @@ void StepRunner::Commit(const Task& task, Context* context) {
     if (const absl::Status stopped = StopService(context); !stopped.ok()) {
       // The tree is untouched; the service is asked to run again, since it did.
       const absl::Status started = StartService(context);
-      result->status = Annotate(stopped, absl::StrCat("the service could not be stopped, so nothing was swapped",
-                                                      started.ok() ? "; it was started again"
-                                                                   : "; it could not be started again either"));
+      result->status = Annotate(
+          stopped, absl::StrCat("the service could not be stopped, so nothing was swapped",
+                                started.ok() ? "; it was started again" : "; it could not be started again either"));
       result->state = HostState::kPrepared;
       return;
     }
@@ -373,8 +373,8 @@ void StepRunner::Commit(const Task& task, Context* context) {
       result->status = Annotate(swapped.status(), started.ok() ? "the old state was started again"
                                                                : "the old state could not be started again");
       const absl::StatusOr<OpenTransaction> now = ports_.engine->GetOpenTransaction();
-      result->state = now.ok() && now->phase == TransactionPhase::kPrepared ? HostState::kPrepared
-                                                                            : HostState::kUntouched;
+      result->state =
+          now.ok() && now->phase == TransactionPhase::kPrepared ? HostState::kPrepared : HostState::kUntouched;
       return;
     }
     RB_FAILPOINT("agent.commit.after-swap");
@@ -448,8 +448,9 @@ void StepRunner::Revert(const Task& task, const RevertStep& step, Context* conte
     return;
   }
   if (const absl::Status stopped = StopService(context); !stopped.ok()) {
-    result->status = Annotate(stopped, "the service could not be stopped, so nothing was swapped back; it is on the "
-                                       "new state");
+    result->status = Annotate(stopped,
+                              "the service could not be stopped, so nothing was swapped back; it is on the "
+                              "new state");
     result->state = HostState::kCommitted;
     StartService(context).IgnoreError();
     return;
@@ -460,7 +461,8 @@ void StepRunner::Revert(const Task& task, const RevertStep& step, Context* conte
   result->times.swap = ports_.clock->Monotonic() - begin;
   if (!undone.ok()) {
     result->status = Annotate(undone, absl::StrCat("the swap could not be taken back. On this host type: rb-agent "
-                                                   "recover ", task.service));
+                                                   "recover ",
+                                                   task.service));
     return;
   }
   RB_FAILPOINT("agent.revert.after-undo");

@@ -1,0 +1,140 @@
+// From a request to the hosts that it is about.
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "common/edit_distance.h"
+#include "common/text.h"
+#include "controller/core/plan.h"
+
+namespace rb::controller {
+namespace {
+
+constexpr size_t kLongestReason = 500;
+
+Refusal Refuse(Refusal::Code code, const std::string& message, const std::string& next = "") {
+  Refusal refusal;
+  refusal.code = code;
+  refusal.message = absl::StrCat(message, ". Nothing was changed");
+  refusal.next_command = next;
+  return refusal;
+}
+
+std::string DidYouMean(const std::string& word, const std::vector<std::string>& names) {
+  const std::string nearest = NearestSpelling(word, names);
+  if (!nearest.empty()) return absl::StrCat("; did you mean ", nearest, "?");
+  return names.empty() ? "" : absl::StrCat("; there are: ", absl::StrJoin(names, ", "));
+}
+
+bool NeedsReason(const OperationSpec& spec, const Fleet& fleet) {
+  if (spec.force || spec.emergency) return true;
+  if (spec.kind == OperationKind::kBackup || fleet.environments.empty()) return false;
+  return fleet.environments.back().name == spec.environment;
+}
+
+}  // namespace
+
+Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
+  Scope scope;
+  scope.spec = spec;
+  std::vector<std::string> environments;
+  for (const Environment& environment : fleet.environments) environments.push_back(environment.name);
+  if (std::find(environments.begin(), environments.end(), spec.environment) == environments.end()) {
+    scope.refusal = Refuse(Refusal::Code::kUnknownEnvironment,
+                           absl::StrCat("there is no environment '", Printable(spec.environment), "'",
+                                        DidYouMean(spec.environment, environments)),
+                           "rbctl status");
+    return scope;
+  }
+  std::vector<std::string> services;
+  for (const auto& [name, service] : fleet.services) {
+    if (service.hosts.count(spec.environment) != 0) services.push_back(name);
+  }
+  if (spec.service.empty()) {
+    if (services.size() != 1) {
+      scope.refusal = Refuse(Refusal::Code::kUnknownService,
+                             services.empty() ? absl::StrCat(spec.environment, " has no services")
+                                              : absl::StrCat("say which service: ", absl::StrJoin(services, ", ")));
+      return scope;
+    }
+    scope.spec.service = services[0];
+  } else if (std::find(services.begin(), services.end(), spec.service) == services.end()) {
+    scope.refusal = Refuse(Refusal::Code::kUnknownService,
+                           absl::StrCat(spec.environment, " has no service '", Printable(spec.service), "'",
+                                        DidYouMean(spec.service, services)));
+    return scope;
+  }
+  const std::vector<std::string>& all = fleet.services.at(scope.spec.service).hosts.at(spec.environment);
+  for (const std::string& host : spec.hosts) {
+    if (std::find(all.begin(), all.end(), host) == all.end()) {
+      scope.refusal =
+          Refuse(Refusal::Code::kUnknownHost, absl::StrCat(scope.spec.service, " does not run on '", Printable(host),
+                                                           "' in ", spec.environment, DidYouMean(host, all)));
+      scope.refusal.hosts.push_back(host);
+      return scope;
+    }
+  }
+  for (const std::string& host : all) {
+    if (spec.hosts.empty() || std::find(spec.hosts.begin(), spec.hosts.end(), host) != spec.hosts.end()) {
+      scope.hosts.push_back(host);
+    }
+  }
+  if (scope.hosts.empty()) {
+    scope.refusal = Refuse(Refusal::Code::kUnknownHost, absl::StrCat(spec.environment, " has no hosts"));
+    return scope;
+  }
+  if (spec.reason.size() > kLongestReason || Printable(spec.reason) != spec.reason) {
+    scope.refusal = Refuse(Refusal::Code::kBadRequest,
+                           absl::StrCat("a reason is one line of at most ", kLongestReason, " bytes of readable text"));
+    return scope;
+  }
+  if (absl::StripAsciiWhitespace(spec.reason).empty() && NeedsReason(spec, fleet)) {
+    scope.refusal = Refuse(Refusal::Code::kReasonRequired,
+                           absl::StrCat(spec.force       ? "--force"
+                                        : spec.emergency ? "--emergency"
+                                                         : spec.environment,
+                                        " needs a reason, which is kept in the history"),
+                           "the same command with --reason \"...\"");
+    return scope;
+  }
+  if (spec.kind == OperationKind::kDeploy &&
+      (spec.target.kind != TargetReference::Kind::kNamed || spec.target.name.empty())) {
+    scope.refusal = Refuse(Refusal::Code::kBadRequest, "a deploy needs a commit or a tag",
+                           absl::StrCat("rbctl deploy ", spec.environment, " --to COMMIT"));
+    return scope;
+  }
+  if (spec.kind == OperationKind::kDeploy && spec.method == Method::kBackup) {
+    scope.refusal = Refuse(Refusal::Code::kBadRequest, "a deploy comes from git; to go to a release, roll back to it");
+    return scope;
+  }
+  if (spec.kind == OperationKind::kUndo && spec.undo_operation_id.empty()) {
+    scope.refusal = Refuse(Refusal::Code::kBadRequest, "say which operation to undo", "rbctl history");
+  }
+  return scope;
+}
+
+std::vector<uint32_t> AssignWaves(size_t host_count, const WaveSize& size) {
+  size_t each = size.count != 0 ? size.count : (host_count * size.percent + 99) / 100;
+  if (each == 0) each = 1;
+  std::vector<uint32_t> waves;
+  for (size_t i = 0; i < host_count; ++i) waves.push_back(static_cast<uint32_t>(i / each + 1));
+  return waves;
+}
+
+bool ParseWaveSize(absl::string_view text, WaveSize* size) {
+  const bool is_percent = absl::ConsumeSuffix(&text, "%");
+  uint32_t number = 0;
+  // Digits alone: no sign, no space.
+  const bool digits = !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+    return absl::ascii_isdigit(static_cast<unsigned char>(c));
+  });
+  if (!digits || !absl::SimpleAtoi(text, &number) || number == 0 || (is_percent && number > 100)) return false;
+  size->count = is_percent ? 0 : number;
+  size->percent = is_percent ? number : 0;
+  return true;
+}
+
+}  // namespace rb::controller
