@@ -40,14 +40,15 @@ class Decider {
     }
     if (service.running.has_value() && service.running->step_id == task.step_id) return;
     if (service.next.has_value() && service.next->step_id == task.step_id) return;
-    if (task.fencing_number < service.highest_fencing_number) {
+    // Looking changes nothing: no number is too old for it, and it raises none.
+    if (!ReadsOnly(task) && task.fencing_number < service.highest_fencing_number) {
       Send(Refused(task, absl::FailedPreconditionError(absl::StrCat("fencing number ", task.fencing_number,
                                                                     " is older than ", service.highest_fencing_number,
                                                                     ", which a newer operation holds. Nothing "
                                                                     "was changed"))));
       return;
     }
-    service.highest_fencing_number = task.fencing_number;
+    if (!ReadsOnly(task)) service.highest_fencing_number = task.fencing_number;
     const bool is_revert = std::holds_alternative<RevertStep>(task.step);
     if (service.running.has_value()) {
       // A revert does not wait for a verification or a preparation; a proof or an inspection gives way as well.

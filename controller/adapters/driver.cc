@@ -1,0 +1,677 @@
+#include "controller/adapters/driver.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/adapters/proto_time.h"
+#include "common/failpoint.h"
+#include "common/ids.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "controller/adapters/wire.h"
+
+namespace rb::controller {
+namespace {
+
+constexpr absl::Duration kInspectPatience = absl::Seconds(20);
+// A deploy brings the mirror up to date first.
+constexpr absl::Duration kFetchPatience = absl::Minutes(5);
+constexpr absl::Duration kStoreRetry = absl::Seconds(2);
+constexpr size_t kMostWatchers = 1000;
+constexpr size_t kMostRunning = 200;
+constexpr size_t kHistoryForGates = 100;
+constexpr size_t kLongestKey = 64;
+
+}  // namespace
+
+Driver::Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock,
+               ControllerMetrics& metrics)
+    : fleet_(std::move(fleet)), store_(store), sender_(sender), loop_(loop), clock_(clock), metrics_(metrics) {}
+
+void Driver::Fold(Running* running, const Event& event, std::vector<Effect>* effects) {
+  Decision decision = Decide(running->operation, event);
+  running->operation = std::move(decision.operation);
+  for (const auto& [host, text] : decision.notes) {
+    v1::OperationEvent line;
+    line.set_sequence(running->history.size() + 1);
+    *line.mutable_at() = ToProto(event.at);
+    line.set_host(host);
+    line.set_text(text);
+    line.set_state(ToWire(running->operation.state));
+    running->history.push_back(std::move(line));
+  }
+  *effects = std::move(decision.effects);
+}
+
+absl::StatusOr<std::unique_ptr<Driver::Running>> Driver::Load(const std::string& id) {
+  RB_ASSIGN_OR_RETURN(const std::vector<std::string> events, store_.Events(id));
+  auto running = std::make_unique<Running>();
+  absl::Duration elapsed;
+  absl::Time at;
+  for (const std::string& bytes : events) {
+    RB_ASSIGN_OR_RETURN(const Event event, DecodeEvent(bytes));
+    std::vector<Effect> dropped;
+    Fold(running.get(), event, &dropped);
+    elapsed = event.elapsed;
+    at = event.at;
+  }
+  // Time went on while no controller ran; the wall clock is all there is to tell by how much.
+  const absl::Duration away = std::max(absl::ZeroDuration(), clock_.Now() - at);
+  running->accepted_monotonic = clock_.Monotonic() - elapsed - away;
+  return running;
+}
+
+absl::Status Driver::Resume() {
+  RB_ASSIGN_OR_RETURN(const std::vector<std::string> ids, store_.Unfinished());
+  for (const std::string& id : ids) {
+    RB_ASSIGN_OR_RETURN(std::unique_ptr<Running> running, Load(id));
+    LogInfo("controller", "resuming ", id, ", ", std::string(NameOf(running->operation.state)));
+    Running* const raw = running.get();
+    running_[id] = std::move(running);
+    CarryOut(raw, OutstandingEffects(raw->operation, ""));
+  }
+  metrics_.SetRunning(running_.size());
+  return absl::OkStatus();
+}
+
+Event Driver::NewEvent(const Running& running) const {
+  Event event;
+  event.sequence = running.operation.last_sequence + 1;
+  event.at = clock_.Now();
+  event.elapsed = clock_.Monotonic() - running.accepted_monotonic;
+  return event;
+}
+
+absl::Status Driver::Take(Running* running, Event event) {
+  RB_FAILPOINT("controller.driver.before-append");
+  Running next = *running;
+  std::vector<Effect> effects;
+  Fold(&next, event, &effects);
+  StoredOperation stored;
+  stored.id = next.operation.id;
+  stored.environment = next.operation.plan.spec.environment;
+  stored.service = next.operation.plan.spec.service;
+  stored.ended = IsFinal(next.operation.state);
+  stored.snapshot = ToWire(next.operation).SerializeAsString();
+  RB_RETURN_IF_ERROR(
+      store_.AppendEvent(stored, event.sequence, EncodeEvent(event), next.operation.idempotency_key));
+  RB_FAILPOINT("controller.driver.after-append");
+  const size_t first_new = running->history.size();
+  *running = std::move(next);
+  const std::string id = running->operation.id;
+  CarryOut(running, effects);
+  const auto still = running_.find(id);
+  if (still == running_.end()) return absl::OkStatus();
+  Tell(still->second.get(), first_new, false);
+  if (IsFinal(still->second->operation.state)) {
+    Ended(*still->second);
+    running_.erase(id);
+    metrics_.SetRunning(running_.size());
+  }
+  return absl::OkStatus();
+}
+
+void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
+  const std::string id = running->operation.id;
+  for (const Effect& effect : effects) {
+    if (const auto* step = std::get_if<StartStep>(&effect)) {
+      RB_FAILPOINT("controller.driver.before-send");
+      v1::ConnectResponse message;
+      *message.mutable_task() = TaskFor(running->operation, *step);
+      sender_.Send(step->host, std::move(message));
+      if (step->kind == StepKind::kCommit) RB_FAILPOINT("controller.driver.after-send-commit");
+      if (step->kind == StepKind::kVerify) RB_FAILPOINT("controller.driver.after-send-verify");
+      if (step->kind == StepKind::kPrepare) RB_FAILPOINT("controller.driver.after-send-prepare");
+      if (step->kind == StepKind::kKeep) RB_FAILPOINT("controller.driver.after-send-keep");
+      ArmDeadline(id, *step);
+    } else if (const auto* cancel = std::get_if<CancelStep>(&effect)) {
+      v1::ConnectResponse message;
+      message.mutable_cancel_task()->set_operation_id(id);
+      message.mutable_cancel_task()->set_step_id(cancel->step_id);
+      sender_.Send(cancel->host, std::move(message));
+    } else if (std::holds_alternative<TakeLock>(effect)) {
+      // The lock was taken when the operation was accepted; this records it.
+      loop_.PostResult([this, id] {
+        const auto found = running_.find(id);
+        if (found == running_.end() || found->second->operation.state != OperationState::kPlanned) return;
+        const OperationSpec& spec = found->second->operation.plan.spec;
+        absl::Status taken = store_.TakeLock(spec.service, spec.environment, id);
+        RB_FAILPOINT("controller.driver.after-lock");
+        Event event = NewEvent(*found->second);
+        event.body = LockTaken{};
+        if (taken.ok()) taken = Take(found->second.get(), std::move(event));
+        if (!taken.ok()) {
+          LogError("controller", id, ": ", taken.message(), "; trying again");
+          loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, id] {
+            if (const auto again = running_.find(id); again != running_.end()) {
+              CarryOut(again->second.get(), {TakeLock{}});
+            }
+          });
+        }
+      });
+    } else if (std::holds_alternative<ReleaseLock>(effect)) {
+      RB_FAILPOINT("controller.driver.before-unlock");
+      if (const absl::Status released = store_.ReleaseLock(id); !released.ok()) {
+        LogError("controller", id, ": ", released.message());
+      }
+    }
+  }
+}
+
+void Driver::ArmDeadline(const std::string& operation_id, const StartStep& step) {
+  loop_.PostAt(clock_.Monotonic() + step.deadline, [this, operation_id, step] {
+    const auto found = running_.find(operation_id);
+    if (found == running_.end()) return;
+    Event event = NewEvent(*found->second);
+    event.body = StepTimedOut{step.host, step.step_id};
+    const auto& hosts = found->second->operation.hosts;
+    const bool waits = std::any_of(hosts.begin(), hosts.end(),
+                                   [&](const HostProgress& host) { return host.step_id == step.step_id; });
+    if (!waits) return;
+    if (const absl::Status taken = Take(found->second.get(), std::move(event)); !taken.ok()) {
+      LogError("controller", operation_id, ": ", taken.message(), "; trying again");
+      StartStep again = step;
+      again.deadline = kStoreRetry;
+      ArmDeadline(operation_id, again);
+    }
+  });
+}
+
+// ---- planning
+
+absl::StatusOr<PlanningHistory> Driver::HistoryFor(const Scope& scope) {
+  PlanningHistory history;
+  RB_ASSIGN_OR_RETURN(history.lock_holder, store_.LockHolder(scope.spec.service, scope.spec.environment));
+  for (const Environment& environment : fleet_.environments) {
+    RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> operations,
+                        store_.List(environment.name, scope.spec.service, "", kHistoryForGates));
+    for (const StoredOperation& stored : operations) {
+      v1::Operation operation;
+      if (!operation.ParseFromString(stored.snapshot) ||
+          operation.state() != v1::OPERATION_STATE_SUCCEEDED || operation.hosts().empty() ||
+          operation.spec().kind() == v1::OPERATION_KIND_BACKUP) {
+        continue;
+      }
+      history.succeeded_commits[environment.name].push_back(operation.hosts(0).to_commit());
+    }
+  }
+  if (scope.spec.kind == OperationKind::kUndo) {
+    const absl::StatusOr<StoredOperation> stored = store_.Find(scope.spec.undo_operation_id);
+    v1::Operation operation;
+    if (stored.ok() && operation.ParseFromString(stored->snapshot) && stored->environment == scope.spec.environment) {
+      std::map<std::string, std::string> releases;
+      for (const v1::HostProgress& host : operation.hosts()) {
+        if (!host.replaced_release().empty()) releases[host.host()] = host.replaced_release();
+      }
+      history.undo_releases = std::move(releases);
+    }
+  }
+  return history;
+}
+
+void Driver::MakePlanFor(const OperationSpec& spec, std::function<void(rb::controller::Plan)> done) {
+  Inspecting inspecting;
+  inspecting.scope = ResolveScope(spec, fleet_);
+  inspecting.done = std::move(done);
+  const std::string key = absl::StrCat("plan-", RandomHex(6));
+  absl::StatusOr<PlanningHistory> history = PlanningHistory();
+  if (!inspecting.scope.refusal.refused()) history = HistoryFor(inspecting.scope);
+  if (!history.ok()) {
+    inspecting.scope.refusal.code = Refusal::Code::kStoreFull;
+    inspecting.scope.refusal.message = absl::StrCat(history.status().message(), ". Nothing was changed");
+  } else {
+    inspecting.history = *std::move(history);
+  }
+  // Whoever holds the lock is at work on these hosts: they are not to be disturbed by looking.
+  const bool look = !inspecting.scope.refusal.refused() && inspecting.history.lock_holder.empty();
+  if (look) {
+    for (const std::string& host : inspecting.scope.hosts) {
+      std::string undo_release;
+      if (spec.kind == OperationKind::kUndo) {
+        if (!inspecting.history.undo_releases.has_value() || inspecting.history.undo_releases->count(host) == 0) {
+          inspecting.inspections[host].connected = true;
+          continue;
+        }
+        undo_release = inspecting.history.undo_releases->at(host);
+      }
+      v1::ConnectResponse message;
+      *message.mutable_task() = InspectTask(inspecting.scope.spec, absl::StrCat(key, "/", host), UINT64_MAX, undo_release);
+      // An inspection changes nothing, so no number can be too old for it; it must not raise the bar either.
+      message.mutable_task()->set_fencing_number(0);
+      if (sender_.Send(host, std::move(message))) {
+        inspecting.waiting.insert(host);
+      } else {
+        inspecting.inspections[host].connected = false;
+      }
+    }
+  }
+  const bool wait = !inspecting.waiting.empty();
+  const absl::Duration patience = spec.kind == OperationKind::kDeploy ? kFetchPatience : kInspectPatience;
+  inspecting_[key] = std::move(inspecting);
+  if (!wait) {
+    FinishInspecting(key);
+    return;
+  }
+  loop_.PostAt(clock_.Monotonic() + patience, [this, key] { FinishInspecting(key); });
+}
+
+void Driver::FinishInspecting(const std::string& key) {
+  const auto found = inspecting_.find(key);
+  if (found == inspecting_.end()) return;
+  Inspecting inspecting = std::move(found->second);
+  inspecting_.erase(found);
+  for (const std::string& host : inspecting.waiting) {
+    inspecting.inspections[host].connected = true;
+    inspecting.inspections[host].error = "the agent did not answer in time";
+  }
+  // Another operation may have taken the lock meanwhile.
+  if (const absl::StatusOr<std::string> holder =
+          store_.LockHolder(inspecting.scope.spec.service, inspecting.scope.spec.environment);
+      holder.ok()) {
+    inspecting.history.lock_holder = *holder;
+  }
+  inspecting.done(MakePlan(inspecting.scope, fleet_, inspecting.inspections, inspecting.history));
+}
+
+void Driver::Plan(const OperationSpec& spec, std::function<void(absl::Status, v1::Plan)> done) {
+  MakePlanFor(spec, [done = std::move(done)](const rb::controller::Plan& plan) {
+    done(absl::OkStatus(), ToWire(plan));
+  });
+}
+
+void Driver::Start(const OperationSpec& spec, const std::string& by, const std::string& idempotency_key,
+                   std::function<void(Started)> done) {
+  Started started;
+  if (idempotency_key.size() > kLongestKey) {
+    started.status = absl::InvalidArgumentError("the idempotency key is too long. Nothing was changed");
+    done(std::move(started));
+    return;
+  }
+  const auto known = [this, idempotency_key](Started* answer) {
+    if (idempotency_key.empty()) return false;
+    const absl::StatusOr<std::string> id = store_.OperationOfKey(idempotency_key);
+    if (!id.ok() || id->empty()) return false;
+    absl::StatusOr<v1::Operation> operation = Get(*id, nullptr);
+    if (operation.ok()) answer->operation = *std::move(operation);
+    answer->status = operation.status();
+    return true;
+  };
+  if (known(&started)) {
+    done(std::move(started));
+    return;
+  }
+  if (running_.size() >= kMostRunning) {
+    started.status = absl::ResourceExhaustedError("too many operations are running. Nothing was changed");
+    done(std::move(started));
+    return;
+  }
+  MakePlanFor(spec, [this, by, idempotency_key, known, done = std::move(done)](rb::controller::Plan plan) {
+    Started answer;
+    // The same request, sent again while the first one was being planned.
+    if (known(&answer)) {
+      done(std::move(answer));
+      return;
+    }
+    if (plan.refusal.refused()) {
+      answer.refusal = plan.refusal;
+      done(std::move(answer));
+      return;
+    }
+    const absl::StatusOr<uint64_t> fencing = store_.NextFencingNumber();
+    auto running = std::make_unique<Running>();
+    running->accepted_monotonic = clock_.Monotonic();
+    Accepted accepted;
+    accepted.id = NewOperationId(clock_.Now());
+    accepted.plan = std::move(plan);
+    accepted.requested_by = by;
+    accepted.idempotency_key = idempotency_key;
+    accepted.fencing_number = fencing.ok() ? *fencing : 0;
+    const std::string id = accepted.id;
+    const std::string service = accepted.plan.spec.service;
+    const std::string environment = accepted.plan.spec.environment;
+    Event event = NewEvent(*running);
+    event.body = std::move(accepted);
+    absl::Status taken = fencing.status();
+    // The lock first: of two requests that were planned side by side, one is refused.
+    if (taken.ok()) taken = store_.TakeLock(service, environment, id);
+    if (absl::IsFailedPrecondition(taken)) {
+      answer.refusal.code = Refusal::Code::kLocked;
+      answer.refusal.holder_operation_id = std::string(taken.message());
+      answer.refusal.message = absl::StrCat("operation ", taken.message(), " is at work on ", service, " in ",
+                                            environment, ". Nothing was changed");
+      answer.refusal.next_command = absl::StrCat("rbctl watch ", taken.message());
+      done(std::move(answer));
+      return;
+    }
+    Running* const raw = running.get();
+    running_[id] = std::move(running);
+    if (taken.ok()) taken = Take(raw, std::move(event));
+    if (!taken.ok()) {
+      running_.erase(id);
+      store_.ReleaseLock(id).IgnoreError();
+      answer.refusal.code = Refusal::Code::kStoreFull;
+      answer.refusal.message = absl::StrCat("the operation could not be recorded: ", taken.message(),
+                                            ". Nothing was changed");
+      done(std::move(answer));
+      return;
+    }
+    metrics_.SetRunning(running_.size());
+    answer.operation = Shown(*raw);
+    done(std::move(answer));
+  });
+}
+
+// ---- reading
+
+v1::Operation Driver::Shown(const Running& running) const {
+  v1::Operation operation = ToWire(running.operation);
+  for (v1::HostProgress& host : *operation.mutable_hosts()) {
+    const auto agent = agents_.find(host.host());
+    host.set_connected(agent != agents_.end() && agent->second.connected);
+    const auto stage = running.stages.find(host.host());
+    if (stage != running.stages.end()) host.set_stage(stage->second);
+  }
+  // The wire's numbers count what people read, not the journal's events.
+  operation.set_last_sequence(running.history.size());
+  return operation;
+}
+
+absl::StatusOr<v1::Operation> Driver::Get(const std::string& id, std::vector<v1::OperationEvent>* events) {
+  RB_ASSIGN_OR_RETURN(const StoredOperation stored, store_.Find(id));
+  const auto found = running_.find(stored.id);
+  std::unique_ptr<Running> loaded;
+  const Running* running = found == running_.end() ? nullptr : found->second.get();
+  if (running == nullptr) {
+    RB_ASSIGN_OR_RETURN(loaded, Load(stored.id));
+    running = loaded.get();
+  }
+  if (events != nullptr) *events = running->history;
+  return Shown(*running);
+}
+
+absl::StatusOr<v1::ListOperationsResponse> Driver::List(const v1::ListOperationsRequest& request) {
+  const size_t limit = request.page_size() == 0 ? 50 : std::min<size_t>(request.page_size(), 1000);
+  RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> stored,
+                      store_.List(request.environment(), request.service(), request.page_token(), limit + 1));
+  v1::ListOperationsResponse response;
+  for (const StoredOperation& one : stored) {
+    if (static_cast<size_t>(response.operations_size()) == limit) {
+      response.set_next_page_token(response.operations(response.operations_size() - 1).id());
+      break;
+    }
+    if (!response.add_operations()->ParseFromString(one.snapshot)) {
+      return absl::DataLossError(absl::StrCat("the record of ", one.id, " is damaged"));
+    }
+  }
+  return response;
+}
+
+absl::StatusOr<v1::Operation> Driver::Abort(const std::string& id, const std::string& by, const std::string& reason) {
+  RB_ASSIGN_OR_RETURN(const StoredOperation stored, store_.Find(id));
+  const auto found = running_.find(stored.id);
+  if (found == running_.end()) {
+    return absl::FailedPreconditionError(absl::StrCat(stored.id, " has ended; there is nothing to abort. Type: rbctl show ",
+                                                      stored.id));
+  }
+  Event event = NewEvent(*found->second);
+  event.body = AbortRequested{by, reason};
+  RB_RETURN_IF_ERROR(Take(found->second.get(), std::move(event)));
+  return Get(stored.id, nullptr);
+}
+
+absl::StatusOr<uint64_t> Driver::Watch(const std::string& id, uint64_t after_sequence, Watcher watcher) {
+  if (watchers_.size() >= kMostWatchers) return absl::ResourceExhaustedError("too many are watching");
+  std::vector<v1::OperationEvent> events;
+  RB_ASSIGN_OR_RETURN(const v1::Operation operation, Get(id, &events));
+  const bool is_running = running_.count(operation.id()) != 0;
+  bool told = false;
+  for (size_t i = 0; i < events.size(); ++i) {
+    if (events[i].sequence() <= after_sequence) continue;
+    v1::WatchOperationResponse update;
+    *update.mutable_event() = events[i];
+    const bool is_newest = i + 1 == events.size();
+    if (is_newest) *update.mutable_operation() = operation;
+    told = is_newest;
+    if (!watcher(update, is_newest && !is_running)) return 0;
+  }
+  if (!told) {
+    v1::WatchOperationResponse update;
+    *update.mutable_operation() = operation;
+    if (!watcher(update, !is_running)) return 0;
+  }
+  if (!is_running) return 0;
+  watchers_[next_watcher_] = {operation.id(), std::move(watcher)};
+  return next_watcher_++;
+}
+
+void Driver::Unwatch(uint64_t number) { watchers_.erase(number); }
+
+void Driver::Tell(Running* running, size_t first_new_event, bool progress_only) {
+  const v1::Operation operation = Shown(*running);
+  const bool ended = IsFinal(running->operation.state);
+  for (auto entry = watchers_.begin(); entry != watchers_.end();) {
+    if (entry->second.operation_id != operation.id()) {
+      ++entry;
+      continue;
+    }
+    bool alive = true;
+    for (size_t i = first_new_event; alive && !progress_only && i < running->history.size(); ++i) {
+      v1::WatchOperationResponse update;
+      *update.mutable_event() = running->history[i];
+      const bool is_newest = i + 1 == running->history.size();
+      if (is_newest) *update.mutable_operation() = operation;
+      alive = entry->second.watcher(update, is_newest && ended);
+    }
+    if (progress_only) {
+      v1::WatchOperationResponse update;
+      *update.mutable_operation() = operation;
+      alive = entry->second.watcher(update, false);
+    }
+    entry = alive && !ended ? std::next(entry) : watchers_.erase(entry);
+  }
+}
+
+v1::ListAgentsResponse Driver::Agents() {
+  v1::ListAgentsResponse response;
+  std::map<std::string, std::set<std::string>> environments;
+  for (const auto& [name, service] : fleet_.services) {
+    for (const auto& [environment, hosts] : service.hosts) {
+      for (const std::string& host : hosts) environments[host].insert(environment);
+    }
+  }
+  for (const auto& [name, agent] : agents_) environments[name];
+  for (const auto& [name, of] : environments) {
+    v1::Agent* added = response.add_agents();
+    added->set_name(name);
+    added->mutable_environments()->Add(of.begin(), of.end());
+    const auto found = agents_.find(name);
+    if (found == agents_.end()) continue;
+    added->set_connected(found->second.connected);
+    *added->mutable_last_seen_at() = ToProto(found->second.last_seen_at);
+    added->set_program_version(found->second.hello.program_version());
+    *added->mutable_services() = found->second.hello.services();
+    *added->mutable_certificate_expires_at() = ToProto(found->second.certificate_expires_at);
+  }
+  return response;
+}
+
+v1::ListReleasesResponse Driver::Releases(const v1::ListReleasesRequest& request, absl::Status* status) {
+  v1::ListReleasesResponse response;
+  OperationSpec spec;
+  spec.kind = OperationKind::kBackup;
+  spec.environment = request.environment();
+  spec.service = request.service();
+  const Scope scope = ResolveScope(spec, fleet_);
+  if (scope.refusal.refused()) {
+    *status = absl::NotFoundError(scope.refusal.message);
+    return response;
+  }
+  for (const std::string& host : scope.hosts) {
+    v1::HostReleases* added = response.add_hosts();
+    added->set_host(host);
+    const auto agent = agents_.find(host);
+    if (agent == agents_.end()) continue;
+    added->set_connected(agent->second.connected);
+    const auto report = agent->second.reports.find(scope.spec.service);
+    if (report == agent->second.reports.end()) continue;
+    added->set_current_release(report->second.current_release());
+    *added->mutable_releases() = report->second.releases();
+  }
+  return response;
+}
+
+v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::Status* status) {
+  v1::GetStatusResponse response;
+  bool environment_known = request.environment().empty();
+  for (const Environment& environment : fleet_.environments) {
+    if (!request.environment().empty() && environment.name != request.environment()) continue;
+    environment_known = true;
+    for (const auto& [name, service] : fleet_.services) {
+      if (!request.service().empty() && name != request.service()) continue;
+      const auto hosts = service.hosts.find(environment.name);
+      if (hosts == service.hosts.end()) continue;
+      const absl::StatusOr<std::string> holder = store_.LockHolder(name, environment.name);
+      for (const std::string& host : hosts->second) {
+        v1::HostStatus* added = response.add_hosts();
+        added->set_environment(environment.name);
+        added->set_service(name);
+        added->set_host(host);
+        if (holder.ok() && !holder->empty()) {
+          added->set_operation_id(*holder);
+          const auto running = running_.find(*holder);
+          if (running != running_.end()) added->set_operation_state(ToWire(running->second->operation.state));
+        }
+        const auto agent = agents_.find(host);
+        if (agent == agents_.end()) continue;
+        added->set_connected(agent->second.connected);
+        const auto report = agent->second.reports.find(name);
+        if (report != agent->second.reports.end()) {
+          *added->mutable_report() = report->second;
+          added->mutable_report()->clear_releases();
+        }
+      }
+    }
+  }
+  if (!environment_known) {
+    OperationSpec spec;
+    spec.environment = request.environment();
+    *status = absl::NotFoundError(ResolveScope(spec, fleet_).refusal.message);
+  }
+  return response;
+}
+
+// ---- agents
+
+void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at) {
+  AgentInfo& info = agents_[agent];
+  info.connected = true;
+  info.hello = hello;
+  info.last_seen_at = clock_.Now();
+  info.certificate_expires_at = certificate_expires_at;
+  metrics_.SetAgentsConnected(static_cast<size_t>(std::count_if(
+      agents_.begin(), agents_.end(), [](const auto& one) { return one.second.connected; })));
+  std::vector<std::string> ids;
+  for (const auto& [id, running] : running_) ids.push_back(id);
+  for (const std::string& id : ids) {
+    const auto found = running_.find(id);
+    if (found == running_.end()) continue;
+    for (const Effect& effect : OutstandingEffects(found->second->operation, agent)) {
+      // Deadlines go on as they were armed.
+      if (const auto* step = std::get_if<StartStep>(&effect)) {
+        v1::ConnectResponse message;
+        *message.mutable_task() = TaskFor(found->second->operation, *step);
+        sender_.Send(agent, std::move(message));
+      }
+    }
+  }
+}
+
+void Driver::OnAgentLost(const std::string& agent) {
+  AgentInfo& info = agents_[agent];
+  info.connected = false;
+  info.last_seen_at = clock_.Now();
+  metrics_.SetAgentsConnected(static_cast<size_t>(std::count_if(
+      agents_.begin(), agents_.end(), [](const auto& one) { return one.second.connected; })));
+  std::vector<std::string> ready;
+  for (auto& [key, inspecting] : inspecting_) {
+    if (inspecting.waiting.erase(agent) == 0) continue;
+    inspecting.inspections[agent].connected = false;
+    if (inspecting.waiting.empty()) ready.push_back(key);
+  }
+  for (const std::string& key : ready) FinishInspecting(key);
+}
+
+void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report) {
+  AgentInfo& info = agents_[agent];
+  info.last_seen_at = clock_.Now();
+  if (info.reports.size() > 100 && info.reports.count(report.service()) == 0) return;
+  info.reports[report.service()] = report;
+  absl::Time proved = absl::InfinitePast();
+  for (const v1::Release& release : report.releases()) {
+    if (release.has_last_proved_at()) proved = std::max(proved, FromProto(release.last_proved_at()));
+  }
+  for (const auto& [name, service] : fleet_.services) {
+    if (name != report.service() || proved == absl::InfinitePast()) continue;
+    for (const auto& [environment, hosts] : service.hosts) {
+      if (std::find(hosts.begin(), hosts.end(), agent) != hosts.end()) {
+        metrics_.SetLastProved(environment, name, agent, proved);
+      }
+    }
+  }
+}
+
+void Driver::OnProgress(const std::string& agent, const v1::TaskProgress& progress) {
+  const auto found = running_.find(progress.operation_id());
+  if (found == running_.end()) return;
+  found->second->stages[agent] = progress.stage();
+  Tell(found->second.get(), found->second->history.size(), true);
+}
+
+void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
+  const std::string& id = result.operation_id();
+  // The answer to an inspection: "plan-KEY/HOST".
+  if (const size_t slash = id.find('/'); slash != std::string::npos) {
+    const auto found = inspecting_.find(id.substr(0, slash));
+    if (found != inspecting_.end() && found->second.waiting.erase(agent) != 0) {
+      found->second.inspections[agent] = InspectionFromWire(result);
+      if (found->second.waiting.empty()) FinishInspecting(found->first);
+    }
+    return;
+  }
+  const auto found = running_.find(id);
+  if (found != running_.end()) {
+    Event event = NewEvent(*found->second);
+    event.body = StepEnded{agent, FromWire(result)};
+    const absl::Status taken = Take(found->second.get(), std::move(event));
+    if (!taken.ok()) {
+      // Not acknowledged: the agent sends it again when it connects anew, and we ask again until then.
+      LogError("controller", id, ": ", taken.message(), "; the result is taken again in a moment");
+      loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, agent, result] { OnResult(agent, result); });
+      return;
+    }
+  }
+  RB_FAILPOINT("controller.driver.before-acknowledge");
+  v1::ConnectResponse stored;
+  stored.mutable_result_stored()->set_step_id(result.step_id());
+  sender_.Send(agent, std::move(stored));
+}
+
+void Driver::Ended(const Running& running) {
+  const Operation& operation = running.operation;
+  LogInfo("controller", operation.id, " ", std::string(NameOf(operation.state)), ": ", operation.summary);
+  static constexpr absl::string_view kKinds[] = {"rollback", "deploy", "backup", "undo"};
+  const std::string kind(kKinds[static_cast<int>(operation.plan.spec.kind)]);
+  std::string outcome(NameOf(operation.state));
+  std::replace(outcome.begin(), outcome.end(), ' ', '_');
+  metrics_.OnEnded(operation.plan.spec.environment, operation.plan.spec.service, kind, outcome);
+  if (operation.plan.spec.kind == OperationKind::kBackup) return;
+  for (const HostProgress& host : operation.hosts) {
+    if (host.times.recovery == absl::ZeroDuration()) continue;
+    metrics_.OnRecovery(operation.plan.spec.environment, operation.plan.spec.service,
+                        host.plan.method == Method::kGit ? "git" : "backup", outcome, host.times.recovery,
+                        host.times.downtime, host.target);
+  }
+}
+
+}  // namespace rb::controller

@@ -1,0 +1,128 @@
+// The controller's loop: turns requests and agents' answers into events, decides, keeps the journal, carries effects out.
+#ifndef RB_CONTROLLER_ADAPTERS_DRIVER_H_
+#define RB_CONTROLLER_ADAPTERS_DRIVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/event_loop.h"
+#include "controller/adapters/metrics.h"
+#include "controller/adapters/store.h"
+#include "controller/core/fleet.h"
+#include "controller/core/operation.h"
+#include "controller/core/plan.h"
+#include "rb/v1/agent_link.pb.h"
+#include "rb/v1/fleet_service.pb.h"
+
+namespace rb::controller {
+
+// Sends to connected agents. Called on the loop.
+class AgentSender {
+ public:
+  virtual ~AgentSender() = default;
+  // False when the agent is not connected, or its queue is full: what matters is sent again when it connects.
+  virtual bool Send(const std::string& agent, v1::ConnectResponse message) = 0;
+};
+
+// All methods are called on the loop, and all callbacks run on it.
+class Driver {
+ public:
+  // `watcher` returns false when it cannot take more; it is then dropped.
+  using Watcher = std::function<bool(const v1::WatchOperationResponse& update, bool is_last)>;
+  struct Started {
+    absl::Status status;  // of the request itself
+    Refusal refusal;
+    v1::Operation operation;
+  };
+
+  // Nothing is owned; `fleet` is copied.
+  Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock, ControllerMetrics& metrics);
+
+  // Takes up what an earlier controller left unfinished.
+  absl::Status Resume();
+
+  void Plan(const OperationSpec& spec, std::function<void(absl::Status, v1::Plan)> done);
+  void Start(const OperationSpec& spec, const std::string& by, const std::string& idempotency_key,
+             std::function<void(Started)> done);
+  absl::StatusOr<v1::Operation> Get(const std::string& id, std::vector<v1::OperationEvent>* events);
+  absl::StatusOr<v1::Operation> Abort(const std::string& id, const std::string& by, const std::string& reason);
+  absl::StatusOr<v1::ListOperationsResponse> List(const v1::ListOperationsRequest& request);
+  // Calls `watcher` for what was after `after_sequence`, then for what comes. Returns a number for Unwatch; 0 when the
+  // operation has ended and everything was told.
+  absl::StatusOr<uint64_t> Watch(const std::string& id, uint64_t after_sequence, Watcher watcher);
+  void Unwatch(uint64_t number);
+  v1::ListReleasesResponse Releases(const v1::ListReleasesRequest& request, absl::Status* status);
+  v1::ListAgentsResponse Agents();
+  v1::GetStatusResponse Status(const v1::GetStatusRequest& request, absl::Status* status);
+
+  void OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at);
+  void OnAgentLost(const std::string& agent);
+  void OnReport(const std::string& agent, const v1::ServiceReport& report);
+  void OnProgress(const std::string& agent, const v1::TaskProgress& progress);
+  void OnResult(const std::string& agent, const v1::TaskResult& result);
+
+ private:
+  struct Running {
+    Operation operation;
+    std::vector<v1::OperationEvent> history;
+    absl::Duration accepted_monotonic;
+    std::map<std::string, v1::TaskProgress::Stage> stages;
+    bool store_failed = false;
+  };
+  struct Inspecting {
+    Scope scope;
+    std::map<std::string, Inspection> inspections;
+    std::set<std::string> waiting;
+    PlanningHistory history;
+    std::function<void(rb::controller::Plan)> done;
+  };
+  struct AgentInfo {
+    bool connected = false;
+    v1::Hello hello;
+    absl::Time last_seen_at = absl::InfinitePast();
+    absl::Time certificate_expires_at;
+    std::map<std::string, v1::ServiceReport> reports;
+  };
+  struct WatcherEntry {
+    std::string operation_id;
+    Watcher watcher;
+  };
+
+  void MakePlanFor(const OperationSpec& spec, std::function<void(rb::controller::Plan)> done);
+  void FinishInspecting(const std::string& key);
+  absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
+  // Decides, appends, then carries out. An error means that nothing was done: the event is not in the journal.
+  absl::Status Take(Running* running, Event event);
+  void CarryOut(Running* running, const std::vector<Effect>& effects);
+  static void Fold(Running* running, const Event& event, std::vector<Effect>* effects);
+  void Tell(Running* running, size_t first_new_event, bool progress_only);
+  v1::Operation Shown(const Running& running) const;
+  void ArmDeadline(const std::string& operation_id, const StartStep& step);
+  Event NewEvent(const Running& running) const;
+  absl::StatusOr<std::unique_ptr<Running>> Load(const std::string& id);
+  void Ended(const Running& running);
+
+  const Fleet fleet_;
+  Store& store_;
+  AgentSender& sender_;
+  EventLoop& loop_;
+  Clock& clock_;
+  ControllerMetrics& metrics_;
+  std::map<std::string, std::unique_ptr<Running>> running_;
+  std::map<std::string, Inspecting> inspecting_;
+  std::map<std::string, AgentInfo> agents_;
+  std::map<uint64_t, WatcherEntry> watchers_;
+  uint64_t next_watcher_ = 1;
+};
+
+}  // namespace rb::controller
+
+#endif  // RB_CONTROLLER_ADAPTERS_DRIVER_H_

@@ -1,0 +1,158 @@
+#include "controller/adapters/fleet_config.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "common/adapters/proto_time.h"
+#include "common/durable_file.h"
+#include "common/edit_distance.h"
+#include "common/ids.h"
+#include "common/status.h"
+#include "controller/core/plan.h"
+#include "rb/v1/fleet_config.pb.h"
+
+namespace rb::controller {
+namespace {
+
+class Reader {
+ public:
+  Reader(const v1::FleetConfig& config, const YamlLines& lines, Fleet* fleet)
+      : config_(config), lines_(lines), fleet_(fleet) {}
+
+  std::vector<YamlProblem> Read() {
+    Environments();
+    for (const auto& [name, service] : config_.services()) Service(name, service);
+    if (config_.environments().empty()) Complain("", "there are no environments");
+    if (config_.services().empty()) Complain("", "there are no services");
+    std::sort(problems_.begin(), problems_.end(), [](const YamlProblem& a, const YamlProblem& b) {
+      return std::tie(a.line, a.path, a.text) < std::tie(b.line, b.path, b.text);
+    });
+    return std::move(problems_);
+  }
+
+ private:
+  void Complain(const std::string& path, const std::string& text) {
+    YamlProblem problem;
+    problem.line = LineOf(lines_, path);
+    problem.path = path;
+    problem.text = text;
+    problems_.push_back(std::move(problem));
+  }
+  void CheckName(const std::string& path, const std::string& name) {
+    if (!IsValidName(name)) {
+      Complain(path, absl::StrCat("'", name, "' is not a name: 1 to 63 of a-z, 0-9, '-', '_' and '.'"));
+    }
+  }
+
+  void Environments() {
+    std::map<uint32_t, std::string> orders;
+    std::vector<std::string> names;
+    for (const auto& [name, environment] : config_.environments()) names.push_back(name);
+    std::sort(names.begin(), names.end());
+    for (const std::string& name : names) {
+      const v1::EnvironmentConfig& config = config_.environments().at(name);
+      const std::string path = absl::StrCat("environments.", name);
+      CheckName(path, name);
+      if (config.order() == 0) {
+        Complain(path, "`order` is missing: 1 for the first environment");
+      } else if (const auto [other, is_new] = orders.emplace(config.order(), name); !is_new) {
+        Complain(path + ".order", absl::StrCat("has the same order as ", other->second));
+      }
+      Environment environment;
+      environment.name = name;
+      environment.order = config.order();
+      environment.gate_passed_in = config.gate().passed_in();
+      const std::string& gate = environment.gate_passed_in;
+      if (!gate.empty()) {
+        const auto before = config_.environments().find(gate);
+        if (before == config_.environments().end()) {
+          const std::string nearest = NearestSpelling(gate, names);
+          Complain(path + ".gate.passed_in", absl::StrCat("there is no environment '", gate, "'",
+                                                          nearest.empty() ? "" : "; did you mean " + nearest + "?"));
+        } else if (before->second.order() >= config.order()) {
+          Complain(path + ".gate.passed_in", absl::StrCat(gate, " does not come before ", name));
+        }
+      }
+      fleet_->environments.push_back(std::move(environment));
+    }
+    std::sort(fleet_->environments.begin(), fleet_->environments.end(),
+              [](const Environment& a, const Environment& b) { return a.order < b.order; });
+  }
+
+  void Service(const std::string& name, const v1::FleetServiceConfig& config) {
+    const std::string path = absl::StrCat("services.", name);
+    CheckName(path, name);
+    FleetService service;
+    service.name = name;
+    if (config.hosts().empty()) Complain(path, "`hosts` is missing: environment → list of agents");
+    std::set<std::string> everywhere;
+    for (const auto& [environment, hosts] : config.hosts()) {
+      const std::string hosts_path = absl::StrCat(path, ".hosts.", environment);
+      if (config_.environments().count(environment) == 0) {
+        std::vector<std::string> known;
+        for (const Environment& one : fleet_->environments) known.push_back(one.name);
+        const std::string nearest = NearestSpelling(environment, known);
+        Complain(hosts_path, absl::StrCat("there is no environment '", environment, "'",
+                                          nearest.empty() ? "" : "; did you mean " + nearest + "?"));
+      }
+      if (hosts.values().empty()) Complain(hosts_path, "has no hosts");
+      for (const std::string& host : hosts.values()) {
+        CheckName(hosts_path, host);
+        if (!everywhere.insert(host).second) Complain(hosts_path, absl::StrCat(host, " is named twice"));
+        service.hosts[environment].push_back(host);
+      }
+    }
+    if (config.targets().has_backup()) service.target_backup = FromProto(config.targets().backup());
+    if (config.targets().has_redeploy()) service.target_redeploy = FromProto(config.targets().redeploy());
+    if (config.targets().has_git()) service.target_git = FromProto(config.targets().git());
+    if (!config.wave().size().empty() && !ParseWaveSize(config.wave().size(), &service.wave)) {
+      Complain(path + ".wave.size", absl::StrCat("'", config.wave().size(), "' is neither a number of hosts from 1 nor "
+                                                 "a percentage from 1% to 100%"));
+    }
+    const std::string& on_failure = config.wave().on_failure();
+    if (on_failure == "revert") {
+      service.on_failure = OnFailure::kRevertWave;
+    } else if (on_failure == "hold") {
+      service.on_failure = OnFailure::kHold;
+    } else if (!on_failure.empty() && on_failure != "revert-all") {
+      Complain(path + ".wave.on_failure", absl::StrCat("'", on_failure, "' is not one of: revert, revert-all, hold"));
+    }
+    if (config.has_retain()) {
+      if (config.retain().releases() == 0) Complain(path + ".retain.releases", "is at least 1");
+      service.retain_releases = config.retain().releases();
+    }
+    if (config.verify().has_deadline()) service.verify_deadline = FromProto(config.verify().deadline());
+    if (config.verify().has_soak()) service.verify_soak = FromProto(config.verify().soak());
+    if (service.verify_deadline < absl::Seconds(1)) Complain(path + ".verify.deadline", "is at least 1s");
+    fleet_->services.emplace(name, std::move(service));
+  }
+
+  const v1::FleetConfig& config_;
+  const YamlLines& lines_;
+  Fleet* const fleet_;
+  std::vector<YamlProblem> problems_;
+};
+
+}  // namespace
+
+std::vector<YamlProblem> ParseFleet(absl::string_view yaml, Fleet* fleet) {
+  *fleet = Fleet();
+  v1::FleetConfig config;
+  YamlLines lines;
+  std::vector<YamlProblem> problems = ReadYamlMessage(yaml, &config, &lines);
+  if (!problems.empty()) return problems;
+  return Reader(config, lines, fleet).Read();
+}
+
+absl::StatusOr<Fleet> LoadFleet(const std::string& path) {
+  RB_ASSIGN_OR_RETURN(const std::string yaml, ReadFile(path, kLargestYamlBytes));
+  Fleet fleet;
+  const std::vector<YamlProblem> problems = ParseFleet(yaml, &fleet);
+  if (!problems.empty()) return absl::InvalidArgumentError(FormatProblems(path, problems));
+  return fleet;
+}
+
+}  // namespace rb::controller

@@ -1,0 +1,346 @@
+#include "controller/adapters/store.h"
+
+#include <sqlite3.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "common/failpoint.h"
+#include "common/status.h"
+
+namespace rb::controller {
+namespace {
+
+constexpr int kSchemaVersion = 1;
+constexpr int kBusyTimeoutMs = 5000;
+
+constexpr char kSchema[] = R"sql(
+  CREATE TABLE principals (name TEXT NOT NULL, is_agent INTEGER NOT NULL, role TEXT NOT NULL,
+                           PRIMARY KEY (name, is_agent)) STRICT;
+  CREATE TABLE join_tokens (secret_sha256 TEXT PRIMARY KEY, name TEXT NOT NULL, expires_at INTEGER NOT NULL,
+                            used INTEGER NOT NULL DEFAULT 0) STRICT;
+  CREATE TABLE operations (id TEXT PRIMARY KEY, environment TEXT NOT NULL, service TEXT NOT NULL,
+                           ended INTEGER NOT NULL, idempotency_key TEXT UNIQUE, snapshot BLOB NOT NULL) STRICT;
+  CREATE INDEX unfinished ON operations (ended) WHERE ended = 0;
+  CREATE TABLE operation_events (operation_id TEXT NOT NULL REFERENCES operations (id), sequence INTEGER NOT NULL,
+                                 event BLOB NOT NULL, PRIMARY KEY (operation_id, sequence)) STRICT;
+  CREATE TABLE locks (service TEXT NOT NULL, environment TEXT NOT NULL, operation_id TEXT NOT NULL,
+                      PRIMARY KEY (service, environment)) STRICT;
+  CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+  INSERT INTO counters VALUES ('fencing', 0);
+)sql";
+
+absl::Status SqliteStatus(sqlite3* database, absl::string_view what) {
+  const int code = sqlite3_errcode(database);
+  const std::string text = absl::StrCat("the controller's store: ", what, ": ", sqlite3_errmsg(database));
+  if (code == SQLITE_FULL) return absl::ResourceExhaustedError(absl::StrCat(text, ". Make room on its disk"));
+  if (code == SQLITE_BUSY) return absl::UnavailableError(text);
+  if (code == SQLITE_CONSTRAINT) return absl::AlreadyExistsError(text);
+  if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) return absl::DataLossError(text);
+  return absl::InternalError(text);
+}
+
+}  // namespace
+
+class Store::Statement {
+ public:
+  Statement(sqlite3* database, const char* sql) : database_(database) {
+    ok_ = sqlite3_prepare_v2(database, sql, -1, &statement_, nullptr) == SQLITE_OK;
+  }
+  ~Statement() { sqlite3_finalize(statement_); }
+  Statement(const Statement&) = delete;
+  Statement& operator=(const Statement&) = delete;
+  Statement& Bind(absl::string_view text) {
+    sqlite3_bind_text(statement_, ++bound_, text.data(), static_cast<int>(text.size()), SQLITE_TRANSIENT);
+    return *this;
+  }
+  Statement& BindBlob(absl::string_view blob) {
+    sqlite3_bind_blob(statement_, ++bound_, blob.data(), static_cast<int>(blob.size()), SQLITE_TRANSIENT);
+    return *this;
+  }
+  Statement& BindNumber(int64_t number) {
+    sqlite3_bind_int64(statement_, ++bound_, number);
+    return *this;
+  }
+  // True when there is a row.
+  absl::StatusOr<bool> Step() {
+    const int code = ok_ ? sqlite3_step(statement_) : SQLITE_ERROR;
+    if (code == SQLITE_ROW) return true;
+    if (code == SQLITE_DONE) return false;
+    return SqliteStatus(database_, "statement");
+  }
+  absl::Status Run() { return Step().status(); }
+  std::string Text(int column) const {
+    const void* data = sqlite3_column_blob(statement_, column);
+    return std::string(static_cast<const char*>(data), static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
+  }
+  int64_t Number(int column) const { return sqlite3_column_int64(statement_, column); }
+
+ private:
+  sqlite3* const database_;
+  sqlite3_stmt* statement_ = nullptr;
+  bool ok_ = false;
+  int bound_ = 0;
+};
+
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
+  sqlite3* database = nullptr;
+  const int opened =
+      sqlite3_open_v2(path.c_str(), &database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
+                      nullptr);
+  std::unique_ptr<Store> store(new Store(database));
+  if (opened != SQLITE_OK) return SqliteStatus(database, absl::StrCat("open ", path));
+  sqlite3_busy_timeout(database, kBusyTimeoutMs);
+  MutexLock lock(store->mutex_);
+  RB_RETURN_IF_ERROR(store->Setup());
+  return store;
+}
+
+Store::~Store() { sqlite3_close(database_); }
+
+absl::Status Store::Setup() {
+  int64_t version = 0;
+  {
+    Statement statement(database_, "PRAGMA user_version");
+    RB_RETURN_IF_ERROR(statement.Run());
+    version = statement.Number(0);
+  }
+  if (version > kSchemaVersion) {
+    return absl::FailedPreconditionError(absl::StrCat("the controller's store was written by a newer version (schema ",
+                                                      version, ", this one knows ", kSchemaVersion,
+                                                      "). It was not touched. Run the newer rb-controller"));
+  }
+  RB_RETURN_IF_ERROR(Execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"));
+  if (version == kSchemaVersion) return absl::OkStatus();
+  RB_RETURN_IF_ERROR(Begin());
+  absl::Status made = Execute(kSchema);
+  if (made.ok()) made = Execute(absl::StrCat("PRAGMA user_version = ", kSchemaVersion).c_str());
+  return End(made);
+}
+
+absl::Status Store::Execute(const char* sql) {
+  if (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) return SqliteStatus(database_, "execute");
+  return absl::OkStatus();
+}
+
+absl::Status Store::Begin() { return Execute("BEGIN IMMEDIATE"); }
+
+absl::Status Store::End(const absl::Status& status) {
+  if (!status.ok()) {
+    Execute("ROLLBACK").IgnoreError();
+    return status;
+  }
+  absl::Status committed = Execute("COMMIT");
+  if (!committed.ok()) Execute("ROLLBACK").IgnoreError();
+  return committed;
+}
+
+absl::Status Store::PutPrincipal(const Principal& principal) {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "INSERT OR REPLACE INTO principals VALUES (?, ?, ?)");
+  return statement.Bind(principal.name)
+      .BindNumber(principal.role == Role::kAgent ? 1 : 0)
+      .Bind(NameOf(principal.role))
+      .Run();
+}
+
+absl::Status Store::RemovePrincipal(const std::string& name, bool is_agent) {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "DELETE FROM principals WHERE name = ? AND is_agent = ?");
+  RB_RETURN_IF_ERROR(statement.Bind(name).BindNumber(is_agent ? 1 : 0).Run());
+  if (sqlite3_changes(database_) == 0) return absl::NotFoundError(absl::StrCat("there is no ", name));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Role> Store::RoleOf(const std::string& name, bool is_agent) {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "SELECT role FROM principals WHERE name = ? AND is_agent = ?");
+  RB_ASSIGN_OR_RETURN(const bool found, statement.Bind(name).BindNumber(is_agent ? 1 : 0).Step());
+  if (!found) return Role::kNone;
+  if (is_agent) return Role::kAgent;
+  Role role = Role::kNone;
+  if (!ParseRole(statement.Text(0), &role)) return Role::kNone;
+  return role;
+}
+
+absl::StatusOr<std::vector<Principal>> Store::Principals() {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "SELECT name, is_agent, role FROM principals ORDER BY is_agent, name");
+  std::vector<Principal> principals;
+  while (true) {
+    RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) return principals;
+    Principal principal;
+    principal.name = statement.Text(0);
+    if (statement.Number(1) != 0) {
+      principal.role = Role::kAgent;
+    } else {
+      ParseRole(statement.Text(2), &principal.role);
+    }
+    principals.push_back(std::move(principal));
+  }
+}
+
+absl::Status Store::AddToken(const std::string& agent_name, const std::string& secret_sha256_hex,
+                             absl::Time expires_at) {
+  MutexLock lock(mutex_);
+  // Old ones go: a table of every token there ever was is of no use.
+  Statement clean(database_, "DELETE FROM join_tokens WHERE expires_at < ?");
+  RB_RETURN_IF_ERROR(clean.BindNumber(absl::ToUnixSeconds(absl::Now() - absl::Hours(24 * 30))).Run());
+  Statement statement(database_, "INSERT INTO join_tokens VALUES (?, ?, ?, 0)");
+  return statement.Bind(secret_sha256_hex).Bind(agent_name).BindNumber(absl::ToUnixSeconds(expires_at)).Run();
+}
+
+absl::Status Store::UseToken(const std::string& agent_name, const std::string& secret_sha256_hex, absl::Time now) {
+  MutexLock lock(mutex_);
+  RB_RETURN_IF_ERROR(Begin());
+  const auto use = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> absl::Status {
+    // The secret is looked up by its digest: how long that takes says nothing about the secret.
+    Statement token(database_,
+                    "UPDATE join_tokens SET used = 1 WHERE secret_sha256 = ? AND name = ? AND used = 0 AND "
+                    "expires_at > ?");
+    RB_RETURN_IF_ERROR(
+        token.Bind(secret_sha256_hex).Bind(agent_name).BindNumber(absl::ToUnixSeconds(now)).Run());
+    if (sqlite3_changes(database_) != 1) {
+      return absl::PermissionDeniedError("the token is not valid for this name: wrong, used up or expired");
+    }
+    Statement principal(database_, "INSERT OR REPLACE INTO principals VALUES (?, 1, 'agent')");
+    return principal.Bind(agent_name).Run();
+  };
+  return End(use());
+}
+
+absl::StatusOr<uint64_t> Store::NextFencingNumber() {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "UPDATE counters SET value = value + 1 WHERE name = 'fencing' RETURNING value");
+  RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
+  if (!row) return absl::DataLossError("the controller's store has no fencing counter");
+  const auto number = static_cast<uint64_t>(statement.Number(0));
+  RB_RETURN_IF_ERROR(statement.Run());
+  return number;
+}
+
+absl::Status Store::AppendEvent(const StoredOperation& operation, uint64_t sequence, absl::string_view event,
+                                const std::string& idempotency_key) {
+  MutexLock lock(mutex_);
+  RB_RETURN_IF_ERROR(Begin());
+  const auto append = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> absl::Status {
+    if (sequence == 1) {
+      Statement insert(database_, "INSERT INTO operations VALUES (?, ?, ?, ?, NULLIF(?, ''), ?)");
+      RB_RETURN_IF_ERROR(insert.Bind(operation.id)
+                             .Bind(operation.environment)
+                             .Bind(operation.service)
+                             .BindNumber(operation.ended ? 1 : 0)
+                             .Bind(idempotency_key)
+                             .BindBlob(operation.snapshot)
+                             .Run());
+    } else {
+      Statement update(database_, "UPDATE operations SET ended = ?, snapshot = ? WHERE id = ?");
+      RB_RETURN_IF_ERROR(
+          update.BindNumber(operation.ended ? 1 : 0).BindBlob(operation.snapshot).Bind(operation.id).Run());
+    }
+    Statement insert(database_, "INSERT INTO operation_events VALUES (?, ?, ?)");
+    return insert.Bind(operation.id).BindNumber(static_cast<int64_t>(sequence)).BindBlob(event).Run();
+  };
+  const absl::Status appended = append();
+  RB_FAILPOINT("controller.store.before-commit");
+  return End(appended);
+}
+
+absl::StatusOr<std::vector<std::string>> Store::Events(const std::string& operation_id) {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "SELECT event FROM operation_events WHERE operation_id = ? ORDER BY sequence");
+  statement.Bind(operation_id);
+  std::vector<std::string> events;
+  while (true) {
+    RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) return events;
+    events.push_back(statement.Text(0));
+  }
+}
+
+absl::StatusOr<StoredOperation> Store::Find(const std::string& id_or_prefix) {
+  MutexLock lock(mutex_);
+  Statement statement(database_,
+                      "SELECT id, environment, service, ended, snapshot FROM operations WHERE "
+                      "substr(id, 1, length(?1)) = ?1 ORDER BY id LIMIT 3");
+  statement.Bind(id_or_prefix);
+  std::vector<StoredOperation> found;
+  while (true) {
+    RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) break;
+    found.push_back({statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0,
+                     statement.Text(4)});
+    if (found.back().id == id_or_prefix) return found.back();
+  }
+  if (found.empty() || id_or_prefix.empty()) {
+    return absl::NotFoundError(absl::StrCat("there is no operation '", id_or_prefix, "'. Type: rbctl history"));
+  }
+  if (found.size() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("'", id_or_prefix, "' is the beginning of several operations: ",
+                                                   found[0].id, ", ", found[1].id));
+  }
+  return found[0];
+}
+
+absl::StatusOr<std::string> Store::OperationOfKey(const std::string& idempotency_key) {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "SELECT id FROM operations WHERE idempotency_key = ?");
+  RB_ASSIGN_OR_RETURN(const bool row, statement.Bind(idempotency_key).Step());
+  return row ? statement.Text(0) : std::string();
+}
+
+absl::StatusOr<std::vector<StoredOperation>> Store::List(const std::string& environment, const std::string& service,
+                                                         const std::string& before_id, size_t limit) {
+  MutexLock lock(mutex_);
+  Statement statement(database_,
+                      "SELECT id, environment, service, ended, snapshot FROM operations WHERE "
+                      "(?1 = '' OR environment = ?1) AND (?2 = '' OR service = ?2) AND (?3 = '' OR id < ?3) "
+                      "ORDER BY id DESC LIMIT ?4");
+  statement.Bind(environment).Bind(service).Bind(before_id).BindNumber(static_cast<int64_t>(limit));
+  std::vector<StoredOperation> operations;
+  while (true) {
+    RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) return operations;
+    operations.push_back({statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0,
+                          statement.Text(4)});
+  }
+}
+
+absl::StatusOr<std::vector<std::string>> Store::Unfinished() {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "SELECT id FROM operations WHERE ended = 0 ORDER BY id");
+  std::vector<std::string> ids;
+  while (true) {
+    RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) return ids;
+    ids.push_back(statement.Text(0));
+  }
+}
+
+absl::Status Store::TakeLock(const std::string& service, const std::string& environment,
+                             const std::string& operation_id) {
+  RB_ASSIGN_OR_RETURN(const std::string holder, LockHolder(service, environment));
+  if (holder == operation_id) return absl::OkStatus();
+  if (!holder.empty()) return absl::FailedPreconditionError(holder);
+  MutexLock lock(mutex_);
+  Statement statement(database_, "INSERT INTO locks VALUES (?, ?, ?)");
+  return statement.Bind(service).Bind(environment).Bind(operation_id).Run();
+}
+
+absl::Status Store::ReleaseLock(const std::string& operation_id) {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "DELETE FROM locks WHERE operation_id = ?");
+  return statement.Bind(operation_id).Run();
+}
+
+absl::StatusOr<std::string> Store::LockHolder(const std::string& service, const std::string& environment) {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "SELECT operation_id FROM locks WHERE service = ? AND environment = ?");
+  RB_ASSIGN_OR_RETURN(const bool row, statement.Bind(service).Bind(environment).Step());
+  return row ? statement.Text(0) : std::string();
+}
+
+}  // namespace rb::controller

@@ -1,0 +1,600 @@
+#include "controller/adapters/wire.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/adapters/proto_time.h"
+#include "common/status.h"
+#include "journal.pb.h"
+
+namespace rb::controller {
+namespace {
+
+v1::Method MethodToWire(Method method) {
+  return method == Method::kBackup ? v1::METHOD_BACKUP : method == Method::kGit ? v1::METHOD_GIT : v1::METHOD_AUTO;
+}
+Method MethodFromWire(v1::Method method) {
+  return method == v1::METHOD_BACKUP ? Method::kBackup : method == v1::METHOD_GIT ? Method::kGit : Method::kAuto;
+}
+// The wire's enums are the core's, one higher, since 0 means unset there.
+template <typename T>
+T EnumFromWire(int wire, int most) {
+  return static_cast<T>(std::clamp(wire - 1, 0, most));
+}
+
+v1::TargetReference TargetToWire(const TargetReference& target) {
+  v1::TargetReference wire;
+  switch (target.kind) {
+    case TargetReference::Kind::kLastGood:
+      wire.set_kind(v1::TargetReference::KIND_LAST_GOOD);
+      break;
+    case TargetReference::Kind::kNamed:
+      wire.set_kind(v1::TargetReference::KIND_NAMED);
+      break;
+    case TargetReference::Kind::kPrevious:
+      wire.set_kind(v1::TargetReference::KIND_PREVIOUS);
+      break;
+    case TargetReference::Kind::kBefore:
+      wire.set_kind(v1::TargetReference::KIND_BEFORE);
+      *wire.mutable_before() = ToProto(target.before);
+      break;
+  }
+  wire.set_name(target.name);
+  wire.set_force(target.force);
+  return wire;
+}
+
+void ComponentsToWire(const std::vector<Component>& components, google::protobuf::RepeatedField<int>* wire) {
+  for (const Component component : components) wire->Add(static_cast<int>(component) + 1);
+}
+
+v1::Release ReleaseToWire(const Release& release) {
+  v1::Release wire;
+  wire.set_name(release.name);
+  wire.set_manifest_digest(release.manifest_digest);
+  wire.set_commit(release.commit);
+  wire.set_version(release.version);
+  wire.set_cause(static_cast<v1::Cause>(static_cast<int>(release.cause) + 1));
+  *wire.mutable_captured_at() = ToProto(release.captured_at);
+  wire.set_durability(static_cast<v1::Durability>(static_cast<int>(release.durability) + 1));
+  wire.set_standing(static_cast<v1::Standing>(static_cast<int>(release.standing) + 1));
+  if (release.last_proved_at != absl::InfinitePast()) *wire.mutable_last_proved_at() = ToProto(release.last_proved_at);
+  wire.set_entry_count(release.entry_count);
+  wire.set_content_bytes(release.content_bytes);
+  wire.set_pinned(release.pinned);
+  wire.set_operation_id(release.operation_id);
+  wire.set_reason(release.reason);
+  return wire;
+}
+
+Release ReleaseFromWire(const v1::Release& wire) {
+  Release release;
+  release.name = wire.name();
+  release.manifest_digest = wire.manifest_digest();
+  release.commit = wire.commit();
+  release.version = wire.version();
+  release.cause = EnumFromWire<Cause>(wire.cause(), 3);
+  release.captured_at = FromProto(wire.captured_at());
+  release.durability = EnumFromWire<Durability>(wire.durability(), 3);
+  release.standing = EnumFromWire<Standing>(wire.standing(), 2);
+  if (wire.has_last_proved_at()) release.last_proved_at = FromProto(wire.last_proved_at());
+  release.entry_count = wire.entry_count();
+  release.content_bytes = wire.content_bytes();
+  release.pinned = wire.pinned();
+  release.operation_id = wire.operation_id();
+  release.reason = wire.reason();
+  return release;
+}
+
+v1::DeltaSummary DeltaToWire(const DeltaSummary& delta) {
+  v1::DeltaSummary wire;
+  wire.set_files_added(delta.files_added);
+  wire.set_files_changed(delta.files_changed);
+  wire.set_files_removed(delta.files_removed);
+  wire.set_other_changes(delta.other_changes);
+  wire.set_bytes_to_stage(delta.bytes_to_stage);
+  wire.mutable_sample_paths()->Add(delta.sample_paths.begin(), delta.sample_paths.end());
+  wire.set_config_diff(delta.config_diff);
+  wire.mutable_not_captured()->Add(delta.not_captured.begin(), delta.not_captured.end());
+  return wire;
+}
+
+DeltaSummary DeltaFromWire(const v1::DeltaSummary& wire) {
+  DeltaSummary delta;
+  delta.files_added = wire.files_added();
+  delta.files_changed = wire.files_changed();
+  delta.files_removed = wire.files_removed();
+  delta.other_changes = wire.other_changes();
+  delta.bytes_to_stage = wire.bytes_to_stage();
+  delta.sample_paths.assign(wire.sample_paths().begin(), wire.sample_paths().end());
+  delta.config_diff = wire.config_diff();
+  delta.not_captured.assign(wire.not_captured().begin(), wire.not_captured().end());
+  return delta;
+}
+
+v1::Candidate CandidateToWire(const Candidate& candidate) {
+  v1::Candidate wire;
+  wire.set_method(MethodToWire(candidate.method));
+  if (candidate.release.has_value()) *wire.mutable_release() = ReleaseToWire(*candidate.release);
+  wire.set_commit(candidate.commit);
+  wire.set_version(candidate.version);
+  wire.set_refused_because(candidate.refused_because);
+  *wire.mutable_delta() = DeltaToWire(candidate.delta);
+  wire.set_already_there(candidate.already_there);
+  return wire;
+}
+
+Candidate CandidateFromWire(const v1::Candidate& wire) {
+  Candidate candidate;
+  candidate.method = MethodFromWire(wire.method());
+  if (wire.has_release()) candidate.release = ReleaseFromWire(wire.release());
+  candidate.commit = wire.commit();
+  candidate.version = wire.version();
+  candidate.refused_because = wire.refused_because();
+  candidate.delta = DeltaFromWire(wire.delta());
+  candidate.already_there = wire.already_there();
+  return candidate;
+}
+
+v1::ProbeResult ProbeToWire(const ProbeResult& probe) {
+  v1::ProbeResult wire;
+  wire.set_name(probe.name);
+  wire.set_kind(probe.kind);
+  wire.set_passed(probe.passed);
+  wire.set_observed(probe.observed);
+  wire.set_expected(probe.expected);
+  *wire.mutable_took() = ToProto(probe.took);
+  return wire;
+}
+
+std::vector<ProbeResult> ProbesFromWire(const google::protobuf::RepeatedPtrField<v1::ProbeResult>& wire) {
+  std::vector<ProbeResult> probes;
+  for (const v1::ProbeResult& one : wire) {
+    ProbeResult probe;
+    probe.name = one.name();
+    probe.kind = one.kind();
+    probe.passed = one.passed();
+    probe.observed = one.observed();
+    probe.expected = one.expected();
+    probe.took = FromProto(one.took());
+    probes.push_back(std::move(probe));
+  }
+  return probes;
+}
+
+Verdict VerdictFromWire(v1::Verdict verdict) {
+  return verdict == v1::VERDICT_HEALTHY     ? Verdict::kHealthy
+         : verdict == v1::VERDICT_UNHEALTHY ? Verdict::kUnhealthy
+                                            : Verdict::kUnknown;
+}
+v1::Verdict VerdictToWire(Verdict verdict) {
+  return verdict == Verdict::kHealthy     ? v1::VERDICT_HEALTHY
+         : verdict == Verdict::kUnhealthy ? v1::VERDICT_UNHEALTHY
+                                          : v1::VERDICT_UNKNOWN;
+}
+
+StatusCode CodeFromWire(int code) {
+  switch (static_cast<absl::StatusCode>(code)) {
+    case absl::StatusCode::kOk:
+      return StatusCode::kOk;
+    case absl::StatusCode::kUnavailable:
+      return StatusCode::kUnavailable;
+    case absl::StatusCode::kDeadlineExceeded:
+      return StatusCode::kDeadlineExceeded;
+    case absl::StatusCode::kCancelled:
+      return StatusCode::kCancelled;
+    case absl::StatusCode::kFailedPrecondition:
+      return StatusCode::kRefused;
+    default:
+      return StatusCode::kFailed;
+  }
+}
+
+// The plan of a journalled operation; what ToWire leaves out comes beside it.
+Plan PlanFromWire(const v1::Plan& wire) {
+  Plan plan;
+  if (absl::StatusOr<OperationSpec> spec = FromWire(wire.spec()); spec.ok()) plan.spec = *std::move(spec);
+  for (const v1::HostPlan& one : wire.hosts()) {
+    HostPlan host;
+    host.host = one.host();
+    host.method = MethodFromWire(one.method());
+    host.method_because = one.method_because();
+    host.release_name = one.release_name();
+    host.commit = one.commit();
+    host.version = one.version();
+    host.from_release = one.from_release();
+    host.from_commit = one.from_commit();
+    host.from_version = one.from_version();
+    host.delta = DeltaFromWire(one.delta());
+    host.already_there = one.already_there();
+    host.wave = one.wave();
+    host.durability = EnumFromWire<Durability>(one.durability(), 3);
+    if (one.has_last_proved_at()) host.last_proved_at = FromProto(one.last_proved_at());
+    plan.hosts.push_back(std::move(host));
+  }
+  plan.wave_count = wire.wave_count();
+  plan.target = FromProto(wire.target());
+  plan.notes.assign(wire.notes().begin(), wire.notes().end());
+  return plan;
+}
+
+}  // namespace
+
+absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
+  OperationSpec spec;
+  if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_UNDO) {
+    return absl::InvalidArgumentError("this controller does not know that kind of operation. Nothing was changed");
+  }
+  spec.kind = static_cast<OperationKind>(wire.kind() - 1);
+  spec.environment = wire.environment();
+  spec.service = wire.service();
+  spec.hosts.assign(wire.hosts().begin(), wire.hosts().end());
+  switch (wire.target().kind()) {
+    case v1::TargetReference::KIND_NAMED:
+      spec.target.kind = TargetReference::Kind::kNamed;
+      break;
+    case v1::TargetReference::KIND_PREVIOUS:
+      spec.target.kind = TargetReference::Kind::kPrevious;
+      break;
+    case v1::TargetReference::KIND_BEFORE:
+      spec.target.kind = TargetReference::Kind::kBefore;
+      spec.target.before = FromProto(wire.target().before());
+      break;
+    default:
+      spec.target.kind = TargetReference::Kind::kLastGood;
+      break;
+  }
+  spec.target.name = wire.target().name();
+  spec.force = wire.force();
+  spec.target.force = wire.force() || wire.target().force();
+  spec.method = MethodFromWire(wire.method());
+  for (const int component : wire.components()) {
+    if (component < v1::COMPONENT_CODE || component > v1::COMPONENT_DATA) {
+      return absl::InvalidArgumentError("there is no such component. Nothing was changed");
+    }
+    spec.components.push_back(static_cast<Component>(component - 1));
+  }
+  spec.reason = wire.reason();
+  spec.hold_on_failure = wire.hold_on_failure();
+  spec.emergency = wire.emergency();
+  spec.undo_operation_id = wire.undo_operation_id();
+  spec.pin = wire.pin();
+  spec.even_if_already_there = wire.even_if_already_there();
+  if (spec.hosts.size() > 10000 || spec.target.name.size() > 300) {
+    return absl::InvalidArgumentError("the request names too much. Nothing was changed");
+  }
+  return spec;
+}
+
+v1::OperationSpec ToWire(const OperationSpec& spec) {
+  v1::OperationSpec wire;
+  wire.set_kind(static_cast<v1::OperationKind>(static_cast<int>(spec.kind) + 1));
+  wire.set_environment(spec.environment);
+  wire.set_service(spec.service);
+  wire.mutable_hosts()->Add(spec.hosts.begin(), spec.hosts.end());
+  *wire.mutable_target() = TargetToWire(spec.target);
+  wire.set_method(MethodToWire(spec.method));
+  ComponentsToWire(spec.components, wire.mutable_components());
+  wire.set_reason(spec.reason);
+  wire.set_hold_on_failure(spec.hold_on_failure);
+  wire.set_emergency(spec.emergency);
+  wire.set_force(spec.force);
+  wire.set_undo_operation_id(spec.undo_operation_id);
+  wire.set_pin(spec.pin);
+  wire.set_even_if_already_there(spec.even_if_already_there);
+  return wire;
+}
+
+v1::Refusal ToWire(const Refusal& refusal) {
+  v1::Refusal wire;
+  wire.set_code(static_cast<v1::Refusal::Code>(refusal.code));
+  wire.set_message(refusal.message);
+  wire.set_next_command(refusal.next_command);
+  wire.set_holder_operation_id(refusal.holder_operation_id);
+  for (const auto& [host, candidates] : refusal.candidates) {
+    v1::HostCandidates* added = wire.add_candidates();
+    added->set_host(host);
+    for (const Candidate& candidate : candidates) *added->add_candidates() = CandidateToWire(candidate);
+  }
+  wire.mutable_hosts()->Add(refusal.hosts.begin(), refusal.hosts.end());
+  return wire;
+}
+
+v1::Plan ToWire(const Plan& plan) {
+  v1::Plan wire;
+  *wire.mutable_spec() = ToWire(plan.spec);
+  for (const HostPlan& host : plan.hosts) {
+    v1::HostPlan* added = wire.add_hosts();
+    added->set_host(host.host);
+    added->set_method(MethodToWire(host.method));
+    added->set_method_because(host.method_because);
+    added->set_release_name(host.release_name);
+    added->set_commit(host.commit);
+    added->set_version(host.version);
+    added->set_from_release(host.from_release);
+    added->set_from_commit(host.from_commit);
+    added->set_from_version(host.from_version);
+    *added->mutable_delta() = DeltaToWire(host.delta);
+    added->set_already_there(host.already_there);
+    for (const Candidate& fallback : host.fallbacks) added->add_fallback_methods(MethodToWire(fallback.method));
+    added->set_wave(host.wave);
+    added->set_durability(static_cast<v1::Durability>(static_cast<int>(host.durability) + 1));
+    if (host.last_proved_at != absl::InfinitePast()) *added->mutable_last_proved_at() = ToProto(host.last_proved_at);
+  }
+  wire.set_wave_count(plan.wave_count);
+  *wire.mutable_target() = ToProto(plan.target);
+  wire.mutable_notes()->Add(plan.notes.begin(), plan.notes.end());
+  if (plan.refusal.refused()) *wire.mutable_refusal() = ToWire(plan.refusal);
+  return wire;
+}
+
+StepResult FromWire(const v1::TaskResult& wire) {
+  StepResult result;
+  result.step_id = wire.step_id();
+  result.code = CodeFromWire(wire.code());
+  result.message = wire.message();
+  result.state = static_cast<HostState>(std::clamp(static_cast<int>(wire.state()), 0, 5));
+  result.times.prepare = FromProto(wire.times().prepare());
+  result.times.stop = FromProto(wire.times().stop());
+  result.times.swap = FromProto(wire.times().swap());
+  result.times.start = FromProto(wire.times().start());
+  result.times.downtime = FromProto(wire.times().downtime());
+  result.verdict = VerdictFromWire(wire.verdict());
+  result.probes = ProbesFromWire(wire.probes());
+  result.problems.assign(wire.problems().begin(), wire.problems().end());
+  if (wire.has_release()) result.release = ReleaseFromWire(wire.release());
+  result.delta = DeltaFromWire(wire.delta());
+  result.from_release = wire.from_release();
+  result.from_commit = wire.from_commit();
+  result.from_version = wire.from_version();
+  result.done_alone = wire.done_alone();
+  return result;
+}
+
+Inspection InspectionFromWire(const v1::TaskResult& wire) {
+  Inspection inspection;
+  inspection.connected = true;
+  if (wire.code() != 0) inspection.error = wire.message();
+  for (const v1::Candidate& candidate : wire.candidates()) {
+    inspection.candidates.push_back(CandidateFromWire(candidate));
+  }
+  inspection.problems.assign(wire.problems().begin(), wire.problems().end());
+  inspection.verdict = VerdictFromWire(wire.verdict());
+  inspection.probes = ProbesFromWire(wire.probes());
+  inspection.current_release = wire.from_release();
+  inspection.current_commit = wire.from_commit();
+  inspection.current_version = wire.from_version();
+  return inspection;
+}
+
+v1::OperationState ToWire(OperationState state) {
+  return static_cast<v1::OperationState>(static_cast<int>(state) + 1);
+}
+
+v1::Operation ToWire(const Operation& operation) {
+  v1::Operation wire;
+  wire.set_id(operation.id);
+  *wire.mutable_spec() = ToWire(operation.plan.spec);
+  *wire.mutable_plan() = ToWire(operation.plan);
+  wire.set_state(ToWire(operation.state));
+  wire.set_summary(operation.summary);
+  wire.set_already_there(operation.already_there);
+  wire.set_requested_by(operation.requested_by);
+  *wire.mutable_accepted_at() = ToProto(operation.accepted_at);
+  if (IsFinal(operation.state)) *wire.mutable_ended_at() = ToProto(operation.ended_at);
+  for (const HostProgress& host : operation.hosts) {
+    v1::HostProgress* added = wire.add_hosts();
+    const Candidate* fallback = host.candidate > 0 ? &host.plan.fallbacks[host.candidate - 1] : nullptr;
+    added->set_host(host.plan.host);
+    added->set_wave(host.plan.wave);
+    added->set_state(static_cast<v1::HostState>(host.state));
+    added->set_method(MethodToWire(fallback != nullptr ? fallback->method : host.plan.method));
+    added->set_from_release(host.plan.from_release);
+    added->set_from_commit(host.plan.from_commit);
+    added->set_from_version(host.plan.from_version);
+    added->set_to_release(host.to_release.empty() ? host.plan.release_name : host.to_release);
+    added->set_to_commit(host.plan.commit);
+    added->set_to_version(host.plan.version);
+    *added->mutable_times()->mutable_prepare() = ToProto(host.times.prepare);
+    *added->mutable_times()->mutable_stop() = ToProto(host.times.stop);
+    *added->mutable_times()->mutable_swap() = ToProto(host.times.swap);
+    *added->mutable_times()->mutable_start() = ToProto(host.times.start);
+    *added->mutable_times()->mutable_downtime() = ToProto(host.times.downtime);
+    *added->mutable_times()->mutable_recovery() = ToProto(host.times.recovery);
+    *added->mutable_target() = ToProto(host.target);
+    added->set_target_met(host.target_met);
+    added->set_verdict(VerdictToWire(host.verdict));
+    for (const ProbeResult& probe : host.probes) *added->add_probes() = ProbeToWire(probe);
+    added->set_error(host.error);
+    added->set_replaced_release(host.replaced_release);
+    added->set_already_there(host.plan.already_there);
+  }
+  wire.mutable_next_commands()->Add(operation.next_commands.begin(), operation.next_commands.end());
+  *wire.mutable_recovery() = ToProto(operation.recovery);
+  *wire.mutable_target() = ToProto(operation.plan.target);
+  wire.set_target_met(operation.target_met);
+  wire.set_last_sequence(operation.last_sequence);
+  wire.set_abort_requested(operation.abort_requested);
+  return wire;
+}
+
+v1::Task TaskFor(const Operation& operation, const StartStep& step) {
+  v1::Task task;
+  task.set_operation_id(operation.id);
+  task.set_step_id(step.step_id);
+  task.set_fencing_number(operation.fencing_number);
+  task.set_service(operation.plan.spec.service);
+  *task.mutable_timeout() = ToProto(step.deadline);
+  v1::VerifyStep verify;
+  *verify.mutable_deadline() = ToProto(step.verify_deadline);
+  *verify.mutable_soak() = ToProto(step.verify_soak);
+  switch (step.kind) {
+    case StepKind::kInspect:
+      task.mutable_inspect();
+      break;
+    case StepKind::kBackup:
+      task.mutable_backup()->set_reason(step.reason);
+      task.mutable_backup()->set_pin(step.pin);
+      break;
+    case StepKind::kPrepare: {
+      v1::PrepareStep* prepare = task.mutable_prepare();
+      prepare->set_release_name(step.release_name);
+      prepare->set_commit(step.commit);
+      prepare->set_method(MethodToWire(step.method));
+      ComponentsToWire(operation.plan.spec.components, prepare->mutable_components());
+      prepare->set_reason(step.reason);
+      prepare->set_deploy(step.deploy);
+      prepare->set_check_config(step.check_config);
+      break;
+    }
+    case StepKind::kCommit: {
+      v1::UnattendedPolicy* unattended = task.mutable_commit()->mutable_unattended();
+      *unattended->mutable_patience() = ToProto(absl::Seconds(30));
+      unattended->set_undo_when_unhealthy(step.undo_when_unhealthy);
+      unattended->set_undo_when_unconfirmed(step.undo_when_unconfirmed);
+      *unattended->mutable_verify() = verify;
+      break;
+    }
+    case StepKind::kVerify:
+      *task.mutable_verify() = verify;
+      break;
+    case StepKind::kRevert:
+      task.mutable_revert()->set_reason(operation.abort_requested ? "aborted" : "the operation failed");
+      *task.mutable_revert()->mutable_verify() = verify;
+      break;
+    case StepKind::kKeep:
+      task.mutable_keep()->set_good(step.good);
+      task.mutable_keep()->set_replaced_is_bad(step.replaced_is_bad);
+      task.mutable_keep()->set_reason(step.reason);
+      break;
+  }
+  return task;
+}
+
+v1::Task InspectTask(const OperationSpec& spec, const std::string& step_id, uint64_t fencing_number,
+                     const std::string& undo_release) {
+  v1::Task task;
+  task.set_operation_id(step_id);
+  task.set_step_id(step_id);
+  task.set_fencing_number(fencing_number);
+  task.set_service(spec.service);
+  v1::InspectStep* inspect = task.mutable_inspect();
+  ComponentsToWire(spec.components, inspect->mutable_components());
+  inspect->set_method(MethodToWire(spec.method));
+  if (spec.kind == OperationKind::kUndo) {
+    inspect->mutable_target()->set_kind(v1::TargetReference::KIND_NAMED);
+    inspect->mutable_target()->set_name(undo_release);
+    // What was replaced is often bad: that is why it was replaced. Undo means it all the same.
+    inspect->mutable_target()->set_force(true);
+    inspect->set_method(v1::METHOD_BACKUP);
+  } else if (spec.kind != OperationKind::kBackup) {
+    *inspect->mutable_target() = TargetToWire(spec.target);
+    if (spec.kind == OperationKind::kDeploy) inspect->set_method(v1::METHOD_GIT);
+    inspect->set_fetch(spec.kind == OperationKind::kDeploy);
+  }
+  return task;
+}
+
+std::string EncodeEvent(const Event& event) {
+  controller_journal::Event wire;
+  wire.set_sequence(event.sequence);
+  *wire.mutable_at() = ToProto(event.at);
+  *wire.mutable_elapsed() = ToProto(event.elapsed);
+  if (const auto* accepted = std::get_if<Accepted>(&event.body)) {
+    controller_journal::Accepted* body = wire.mutable_accepted();
+    body->set_id(accepted->id);
+    *body->mutable_plan() = ToWire(accepted->plan);
+    body->set_requested_by(accepted->requested_by);
+    body->set_idempotency_key(accepted->idempotency_key);
+    body->set_fencing_number(accepted->fencing_number);
+    body->set_on_failure(static_cast<int>(accepted->plan.on_failure));
+    *body->mutable_verify_deadline() = ToProto(accepted->plan.verify_deadline);
+    *body->mutable_verify_soak() = ToProto(accepted->plan.verify_soak);
+    for (const HostPlan& host : accepted->plan.hosts) {
+      controller_journal::Fallbacks* fallbacks = body->add_fallbacks();
+      for (const Candidate& candidate : host.fallbacks) *fallbacks->add_candidates() = CandidateToWire(candidate);
+    }
+  } else if (std::holds_alternative<LockTaken>(event.body)) {
+    wire.mutable_lock_taken();
+  } else if (const auto* ended = std::get_if<StepEnded>(&event.body)) {
+    wire.mutable_step_ended()->set_host(ended->host);
+    const StepResult& result = ended->result;
+    v1::TaskResult* body = wire.mutable_step_ended()->mutable_result();
+    body->set_step_id(result.step_id);
+    static constexpr absl::StatusCode kCodes[] = {
+        absl::StatusCode::kOk,               absl::StatusCode::kInternal,           absl::StatusCode::kUnavailable,
+        absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kFailedPrecondition, absl::StatusCode::kCancelled};
+    body->set_code(static_cast<int>(kCodes[static_cast<int>(result.code)]));
+    body->set_message(result.message);
+    body->set_state(static_cast<v1::HostState>(result.state));
+    *body->mutable_times()->mutable_prepare() = ToProto(result.times.prepare);
+    *body->mutable_times()->mutable_stop() = ToProto(result.times.stop);
+    *body->mutable_times()->mutable_swap() = ToProto(result.times.swap);
+    *body->mutable_times()->mutable_start() = ToProto(result.times.start);
+    *body->mutable_times()->mutable_downtime() = ToProto(result.times.downtime);
+    body->set_verdict(VerdictToWire(result.verdict));
+    for (const ProbeResult& probe : result.probes) *body->add_probes() = ProbeToWire(probe);
+    body->mutable_problems()->Add(result.problems.begin(), result.problems.end());
+    *body->mutable_release() = ReleaseToWire(result.release);
+    *body->mutable_delta() = DeltaToWire(result.delta);
+    body->set_from_release(result.from_release);
+    body->set_from_commit(result.from_commit);
+    body->set_from_version(result.from_version);
+    body->set_done_alone(result.done_alone);
+  } else if (const auto* timed_out = std::get_if<StepTimedOut>(&event.body)) {
+    wire.mutable_step_timed_out()->set_host(timed_out->host);
+    wire.mutable_step_timed_out()->set_step_id(timed_out->step_id);
+  } else if (const auto* abort = std::get_if<AbortRequested>(&event.body)) {
+    wire.mutable_abort_requested()->set_by(abort->by);
+    wire.mutable_abort_requested()->set_reason(abort->reason);
+  }
+  return wire.SerializeAsString();
+}
+
+absl::StatusOr<Event> DecodeEvent(absl::string_view bytes) {
+  controller_journal::Event wire;
+  if (!wire.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return absl::DataLossError("an event of the journal cannot be read");
+  }
+  Event event;
+  event.sequence = wire.sequence();
+  event.at = FromProto(wire.at());
+  event.elapsed = FromProto(wire.elapsed());
+  switch (wire.body_case()) {
+    case controller_journal::Event::kAccepted: {
+      Accepted accepted;
+      accepted.id = wire.accepted().id();
+      accepted.plan = PlanFromWire(wire.accepted().plan());
+      accepted.requested_by = wire.accepted().requested_by();
+      accepted.idempotency_key = wire.accepted().idempotency_key();
+      accepted.fencing_number = wire.accepted().fencing_number();
+      accepted.plan.on_failure = static_cast<OnFailure>(std::clamp(wire.accepted().on_failure(), 0, 2));
+      accepted.plan.verify_deadline = FromProto(wire.accepted().verify_deadline());
+      accepted.plan.verify_soak = FromProto(wire.accepted().verify_soak());
+      for (int i = 0; i < wire.accepted().fallbacks_size() && i < static_cast<int>(accepted.plan.hosts.size()); ++i) {
+        for (const v1::Candidate& candidate : wire.accepted().fallbacks(i).candidates()) {
+          accepted.plan.hosts[static_cast<size_t>(i)].fallbacks.push_back(CandidateFromWire(candidate));
+        }
+      }
+      event.body = std::move(accepted);
+      return event;
+    }
+    case controller_journal::Event::kLockTaken:
+      event.body = LockTaken{};
+      return event;
+    case controller_journal::Event::kStepEnded:
+      event.body = StepEnded{wire.step_ended().host(), FromWire(wire.step_ended().result())};
+      return event;
+    case controller_journal::Event::kStepTimedOut:
+      event.body = StepTimedOut{wire.step_timed_out().host(), wire.step_timed_out().step_id()};
+      return event;
+    case controller_journal::Event::kAbortRequested:
+      event.body = AbortRequested{wire.abort_requested().by(), wire.abort_requested().reason()};
+      return event;
+    case controller_journal::Event::BODY_NOT_SET:
+      break;
+  }
+  return absl::DataLossError("an event of the journal is of an unknown kind: a newer controller wrote it");
+}
+
+}  // namespace rb::controller

@@ -1,0 +1,354 @@
+// rb-controller: knows what and when. Keeps the fleet file, the operations and their history; agents dial in.
+#include <grpcpp/grpcpp.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/adapters/identity.h"
+#include "common/clock.h"
+#include "common/digest.h"
+#include "common/durable_file.h"
+#include "common/ids.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "controller/adapters/agent_link.h"
+#include "controller/adapters/certificates.h"
+#include "controller/adapters/driver.h"
+#include "controller/adapters/fleet_api.h"
+#include "controller/adapters/fleet_config.h"
+#include "controller/adapters/metrics.h"
+#include "controller/adapters/peer.h"
+#include "controller/adapters/store.h"
+
+namespace rb::controller {
+namespace {
+
+constexpr size_t kLoopCapacity = 20000;
+constexpr int kMostMessageBytes = 8 << 20;
+
+struct Options {
+  std::string folder = "/var/lib/rb-controller";
+  std::string fleet = "/etc/rb/fleet.yaml";
+  std::string listen = "0.0.0.0:7443";
+  std::string join_listen = "0.0.0.0:7444";
+  std::string metrics = "127.0.0.1:9464";
+  std::vector<std::string> advertise;
+  std::string name;  // of an operator or agent
+  std::string role = "operator";
+  std::string out;
+  std::string ttl = "1h";
+  std::string join_address;
+  std::string link_address;
+};
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "rb-controller: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+absl::StatusOr<KeyAndCertificate> LoadAuthority(const std::string& folder) {
+  KeyAndCertificate authority;
+  absl::StatusOr<std::string> key = ReadFile(folder + "/pki/ca.key");
+  absl::StatusOr<std::string> certificate = ReadFile(folder + "/pki/ca.crt");
+  if (!key.ok() || !certificate.ok()) {
+    return absl::NotFoundError(absl::StrCat(folder, " holds no controller. Make one: rb-controller init --dir ", folder,
+                                            " --advertise HOST --admin NAME --out FOLDER"));
+  }
+  authority.key_pem = *std::move(key);
+  authority.certificate_pem = *std::move(certificate);
+  return authority;
+}
+
+// The address that clients use: what was advertised, with the port that is really served.
+std::string AddressFor(const std::string& folder, const std::string& file) {
+  const absl::StatusOr<std::string> address = ReadFile(absl::StrCat(folder, "/", file));
+  return address.ok() ? std::string(absl::StripAsciiWhitespace(*address)) : "";
+}
+
+absl::Status WriteOperator(const Options& options, const KeyAndCertificate& authority, const std::string& name,
+                           Role role) {
+  if (!IsValidName(name)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", name, "' is not a name: 1 to 63 of a-z, 0-9, '-', '_' and '.'. "
+                                                   "Nothing was changed"));
+  }
+  if (ReadFile(options.out + "/operator.key").ok()) {
+    return absl::AlreadyExistsError(absl::StrCat(options.out, " holds an identity already. Nothing was changed"));
+  }
+  RB_ASSIGN_OR_RETURN(const std::string key, NewPrivateKeyPem());
+  RB_ASSIGN_OR_RETURN(const std::string request, NewCertificateRequestPem(key, name));
+  RB_ASSIGN_OR_RETURN(const std::string certificate,
+                      SignClientRequest(authority, request, absl::StrCat("rb://operator/", name), absl::Now()));
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+  RB_RETURN_IF_ERROR(MakeFolders(options.out, 0700));
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/operator.key", key, 0600));
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/operator.crt", certificate, 0644));
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/ca.crt", authority.certificate_pem, 0644));
+  RB_RETURN_IF_ERROR(
+      WriteFileDurably(options.out + "/controller", AddressFor(options.folder, "link.address") + "\n", 0644));
+  return store->PutPrincipal({name, role});
+}
+
+absl::Status Init(const Options& options) {
+  if (LoadAuthority(options.folder).ok()) {
+    return absl::AlreadyExistsError(absl::StrCat(options.folder, " holds a controller already. Nothing was changed"));
+  }
+  for (const std::string& name : {options.name}) {
+    if (!IsValidName(name)) return absl::InvalidArgumentError(absl::StrCat("'", name, "' is not a name"));
+  }
+  RB_RETURN_IF_ERROR(MakeFolders(options.folder + "/pki", 0700));
+  RB_ASSIGN_OR_RETURN(const KeyAndCertificate authority, MakeAuthority(absl::Now()));
+  std::vector<std::string> names = options.advertise;
+  for (const char* always : {"localhost", "127.0.0.1"}) {
+    if (std::find(names.begin(), names.end(), always) == names.end()) names.emplace_back(always);
+  }
+  RB_ASSIGN_OR_RETURN(const KeyAndCertificate server, MakeServerCertificate(authority, names, absl::Now()));
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/pki/server.key", server.key_pem, 0600));
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/pki/server.crt", server.certificate_pem, 0644));
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/pki/ca.key", authority.key_pem, 0600));
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/advertise", names[0] + "\n", 0644));
+  // What clients dial until `serve` has said on which port it really listens.
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/link.address", names[0] + ":7443\n", 0644));
+  // The identity folder is brought up to date by the first `serve`.
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/pki/ca.crt", authority.certificate_pem, 0644));
+  if (!options.out.empty()) {
+    RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/first-identity", options.out + "\n", 0600));
+    RB_RETURN_IF_ERROR(WriteOperator(options, authority, options.name, Role::kAdmin));
+  }
+  std::printf("made a controller in %s%s%s\n", options.folder.c_str(),
+              options.out.empty() ? "" : "; the admin's identity is in ", options.out.c_str());
+  return absl::OkStatus();
+}
+
+absl::Status MakeToken(const Options& options) {
+  absl::Duration ttl;
+  if (!absl::ParseDuration(options.ttl, &ttl) || ttl <= absl::ZeroDuration() || ttl > absl::Hours(24 * 7)) {
+    return absl::InvalidArgumentError(absl::StrCat("--ttl '", options.ttl, "' is not a duration of up to a week, like "
+                                                   "1h or 30m. Nothing was changed"));
+  }
+  if (!IsValidName(options.name)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", options.name, "' is not a name. Nothing was changed"));
+  }
+  RB_ASSIGN_OR_RETURN(const KeyAndCertificate authority, LoadAuthority(options.folder));
+  JoinToken token;
+  token.agent_name = options.name;
+  token.secret = RandomHex(32);
+  token.ca_pem = authority.certificate_pem;
+  token.join_address = options.join_address.empty() ? AddressFor(options.folder, "join-link.address") : options.join_address;
+  token.link_address = options.link_address.empty() ? AddressFor(options.folder, "link.address") : options.link_address;
+  if (token.join_address.empty()) {
+    return absl::FailedPreconditionError("where agents join is not known yet: start `rb-controller serve` first, or give "
+                                         "--address HOST:PORT and --link-address HOST:PORT. Nothing was changed");
+  }
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+  RB_RETURN_IF_ERROR(store->AddToken(options.name, Sha256Of(token.secret).ToHex(), absl::Now() + ttl));
+  std::printf("%s\n", FormatJoinToken(token).c_str());
+  return absl::OkStatus();
+}
+
+absl::Status AddOperator(const Options& options) {
+  Role role = Role::kNone;
+  if (!ParseRole(options.role, &role)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", options.role, "' is not one of: viewer, operator, admin. Nothing "
+                                                   "was changed"));
+  }
+  RB_ASSIGN_OR_RETURN(const KeyAndCertificate authority, LoadAuthority(options.folder));
+  if (options.out.empty()) {
+    // A role alone: the person has a certificate already.
+    RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+    return store->PutPrincipal({options.name, role});
+  }
+  RB_RETURN_IF_ERROR(WriteOperator(options, authority, options.name, role));
+  std::printf("%s is a %s; the identity is in %s\n", options.name.c_str(), options.role.c_str(), options.out.c_str());
+  return absl::OkStatus();
+}
+
+absl::Status Serve(const Options& options) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  const UniqueFd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
+  if (!signal_fd.valid()) return ErrnoStatus(errno, "signalfd");
+
+  RB_ASSIGN_OR_RETURN(const KeyAndCertificate authority, LoadAuthority(options.folder));
+  RB_ASSIGN_OR_RETURN(Fleet fleet, LoadFleet(options.fleet));
+  absl::StatusOr<FileLock> only_one = FileLock::TryAcquire(options.folder + "/lock");
+  if (!only_one.ok()) {
+    return absl::UnavailableError(absl::StrCat("another rb-controller serves ", options.folder, ". Nothing was changed"));
+  }
+  RB_RETURN_IF_ERROR(RemoveFileDurably(options.folder + "/ready"));
+  RB_ASSIGN_OR_RETURN(const std::string server_key, ReadFile(options.folder + "/pki/server.key"));
+  RB_ASSIGN_OR_RETURN(const std::string server_certificate, ReadFile(options.folder + "/pki/server.crt"));
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<ControllerMetrics> metrics,
+                      ControllerMetrics::Create(options.metrics, options.folder));
+
+  EventLoop loop(SystemClock(), kLoopCapacity);
+  Authorizer authorizer(*store);
+  AgentLinkService link(authorizer, loop);
+  Driver driver(std::move(fleet), *store, link, loop, SystemClock(), *metrics);
+  link.SetDriver(&driver);
+  const std::unique_ptr<FleetApi> api = FleetApi::Create(authorizer, loop, driver);
+  const std::unique_ptr<grpc::Service> enrollment = MakeEnrollment(*store, authority, SystemClock());
+
+  const auto build = [&](const std::string& address, grpc_ssl_client_certificate_request_type clients,
+                         const std::vector<grpc::Service*>& services, int* port) {
+    grpc::SslServerCredentialsOptions tls(clients);
+    tls.pem_root_certs = authority.certificate_pem;
+    tls.pem_key_cert_pairs.push_back({server_key, server_certificate});
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(address, grpc::SslServerCredentials(tls), port);
+    for (grpc::Service* service : services) builder.RegisterService(service);
+    builder.SetMaxReceiveMessageSize(kMostMessageBytes);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 100);
+    builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 << 10);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    return builder.BuildAndStart();
+  };
+  RB_RETURN_IF_ERROR(driver.Resume());
+  int port = 0;
+  int join_port = 0;
+  const std::unique_ptr<grpc::Server> server =
+      build(options.listen, GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, {api->service(), &link}, &port);
+  const std::unique_ptr<grpc::Server> join_server =
+      build(options.join_listen, GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE, {enrollment.get()}, &join_port);
+  if (server == nullptr || port == 0 || join_server == nullptr || join_port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen, " and ", options.join_listen,
+                                               "; is something else there?"));
+  }
+  const auto real = [](const std::string& address, int real_port) {
+    return absl::StrCat(address.substr(0, address.rfind(':')), ":", real_port);
+  };
+  const std::string advertised = AddressFor(options.folder, "advertise");
+  const std::string link_address = absl::StrCat(advertised, ":", port);
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/listen.address", real(options.listen, port) + "\n", 0644));
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/join.address", real(options.join_listen, join_port) + "\n", 0644));
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/link.address", link_address + "\n", 0644));
+  RB_RETURN_IF_ERROR(
+      WriteFileDurably(options.folder + "/join-link.address", absl::StrCat(advertised, ":", join_port, "\n"), 0644));
+  // The admin's identity was made before the port was known.
+  if (const std::string first = AddressFor(options.folder, "first-identity");
+      !first.empty() && ReadFile(first + "/operator.crt").ok()) {
+    RB_RETURN_IF_ERROR(WriteFileDurably(first + "/controller", link_address + "\n", 0644));
+  }
+  loop.Start();
+  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/ready", absl::StrCat(getpid(), "\n"), 0644));
+  LogInfo("controller", "serving on ", real(options.listen, port), ", joining on ", real(options.join_listen, join_port));
+
+  signalfd_siginfo info{};
+  while (read(signal_fd.get(), &info, sizeof(info)) < 0 && errno == EINTR) {
+  }
+  LogInfo("controller", "stopping; what is under way goes on when it is back");
+  link.EndAll();
+  api->EndWatches();
+  const auto deadline = std::chrono::system_clock::now() + std::chrono::seconds(2);
+  join_server->Shutdown(deadline);
+  server->Shutdown(deadline);
+  server->Wait();
+  join_server->Wait();
+  loop.Stop();
+  return absl::OkStatus();
+}
+
+int Check(const Options& options) {
+  const absl::StatusOr<std::string> yaml = ReadFile(options.fleet, kLargestYamlBytes);
+  if (!yaml.ok()) return Fail(yaml.status());
+  Fleet fleet;
+  const std::vector<YamlProblem> problems = ParseFleet(*yaml, &fleet);
+  if (problems.empty()) {
+    std::printf("%s is fine\n", options.fleet.c_str());
+    return 0;
+  }
+  std::fprintf(stderr, "%s", FormatProblems(options.fleet, problems).c_str());
+  return 2;
+}
+
+absl::Status ListOperators(const Options& options) {
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+  RB_ASSIGN_OR_RETURN(const std::vector<Principal> principals, store->Principals());
+  for (const Principal& principal : principals) {
+    std::printf("%-10s %s\n", std::string(NameOf(principal.role)).c_str(), principal.name.c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RemoveOperator(const Options& options, bool is_agent) {
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+  RB_RETURN_IF_ERROR(store->RemovePrincipal(options.name, is_agent));
+  std::printf("%s is no longer known; a certificate of that name is refused from now on\n", options.name.c_str());
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Rolls a fleet of servers back, fast and without doubt. Agents and rbctl talk to it.");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", RB_VERSION);
+  const auto with_folder = [&](CLI::App* command) {
+    command->add_option("--dir", options.folder, "Keys, certificates and store")->capture_default_str();
+    return command;
+  };
+  CLI::App* init = with_folder(app.add_subcommand("init", "Make a CA, a server certificate, a store and the first admin"));
+  init->add_option("--advertise", options.advertise, "Host name or address under which it is reached")->required();
+  init->add_option("--admin", options.name, "Name of the first admin")->required();
+  init->add_option("--out", options.out, "Where the admin's identity goes")->required();
+  CLI::App* serve = with_folder(app.add_subcommand("serve", "Serve until stopped"));
+  serve->add_option("--fleet", options.fleet, "The fleet file")->capture_default_str();
+  serve->add_option("--listen", options.listen, "Agents and rbctl, mutual TLS; port 0: any")->capture_default_str();
+  serve->add_option("--join-listen", options.join_listen, "Joining hosts, TLS; port 0: any")->capture_default_str();
+  serve->add_option("--metrics", options.metrics, "Prometheus, loopback only")->capture_default_str();
+  CLI::App* token = with_folder(app.add_subcommand("token", "Print a one-time token with which one agent can join"));
+  token->add_option("name", options.name, "Name of the agent")->required();
+  token->add_option("--ttl", options.ttl, "How long it is good")->capture_default_str();
+  token->add_option("--address", options.join_address, "HOST:PORT of the join listener, when not as served");
+  token->add_option("--link-address", options.link_address, "HOST:PORT of the listener, when not as served");
+  CLI::App* people = app.add_subcommand("operator", "Who may do what");
+  people->require_subcommand(1);
+  CLI::App* add = with_folder(people->add_subcommand("add", "Add an operator, or change a role"));
+  add->add_option("name", options.name)->required();
+  add->add_option("--role", options.role, "viewer, operator or admin")->capture_default_str();
+  add->add_option("--out", options.out, "Where the identity goes; left out: only the role is set");
+  CLI::App* remove = with_folder(people->add_subcommand("remove", "Take an operator's rights away, at once"));
+  remove->add_option("name", options.name)->required();
+  CLI::App* list = with_folder(people->add_subcommand("list", "Operators and agents"));
+  CLI::App* forget = with_folder(app.add_subcommand("forget", "Take an agent's rights away, at once"));
+  forget->add_option("name", options.name)->required();
+  CLI::App* check = app.add_subcommand("check", "Say everything that is wrong with the fleet file; change nothing");
+  check->add_option("--fleet", options.fleet, "The fleet file")->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (check->parsed()) return Check(options);
+  absl::Status status;
+  if (init->parsed()) status = Init(options);
+  if (serve->parsed()) status = Serve(options);
+  if (token->parsed()) status = MakeToken(options);
+  if (add->parsed()) status = AddOperator(options);
+  if (remove->parsed()) status = RemoveOperator(options, false);
+  if (forget->parsed()) status = RemoveOperator(options, true);
+  if (list->parsed()) status = ListOperators(options);
+  return status.ok() ? 0 : Fail(status);
+}
+
+}  // namespace
+}  // namespace rb::controller
+
+int main(int argc, char** argv) { return rb::controller::Main(argc, argv); }
