@@ -79,7 +79,8 @@ std::string AddressFor(const std::string& folder, const std::string& file) {
 absl::Status WriteOperator(const Options& options, const KeyAndCertificate& authority, const std::string& name,
                            Role role) {
   if (!IsValidName(name)) {
-    return absl::InvalidArgumentError(absl::StrCat("'", name, "' is not a name: 1 to 63 of a-z, 0-9, '-', '_' and '.'. "
+    return absl::InvalidArgumentError(absl::StrCat("'", name,
+                                                   "' is not a name: 1 to 63 of a-z, 0-9, '-', '_' and '.'. "
                                                    "Nothing was changed"));
   }
   if (ReadFile(options.out + "/operator.key").ok()) {
@@ -133,7 +134,8 @@ absl::Status Init(const Options& options) {
 absl::Status MakeToken(const Options& options) {
   absl::Duration ttl;
   if (!absl::ParseDuration(options.ttl, &ttl) || ttl <= absl::ZeroDuration() || ttl > absl::Hours(24 * 7)) {
-    return absl::InvalidArgumentError(absl::StrCat("--ttl '", options.ttl, "' is not a duration of up to a week, like "
+    return absl::InvalidArgumentError(absl::StrCat("--ttl '", options.ttl,
+                                                   "' is not a duration of up to a week, like "
                                                    "1h or 30m. Nothing was changed"));
   }
   if (!IsValidName(options.name)) {
@@ -144,11 +146,13 @@ absl::Status MakeToken(const Options& options) {
   token.agent_name = options.name;
   token.secret = RandomHex(32);
   token.ca_pem = authority.certificate_pem;
-  token.join_address = options.join_address.empty() ? AddressFor(options.folder, "join-link.address") : options.join_address;
+  token.join_address =
+      options.join_address.empty() ? AddressFor(options.folder, "join-link.address") : options.join_address;
   token.link_address = options.link_address.empty() ? AddressFor(options.folder, "link.address") : options.link_address;
   if (token.join_address.empty()) {
-    return absl::FailedPreconditionError("where agents join is not known yet: start `rb-controller serve` first, or give "
-                                         "--address HOST:PORT and --link-address HOST:PORT. Nothing was changed");
+    return absl::FailedPreconditionError(
+        "where agents join is not known yet: start `rb-controller serve` first, or give "
+        "--address HOST:PORT and --link-address HOST:PORT. Nothing was changed");
   }
   RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
   RB_RETURN_IF_ERROR(store->AddToken(options.name, Sha256Of(token.secret).ToHex(), absl::Now() + ttl));
@@ -159,7 +163,8 @@ absl::Status MakeToken(const Options& options) {
 absl::Status AddOperator(const Options& options) {
   Role role = Role::kNone;
   if (!ParseRole(options.role, &role)) {
-    return absl::InvalidArgumentError(absl::StrCat("'", options.role, "' is not one of: viewer, operator, admin. Nothing "
+    return absl::InvalidArgumentError(absl::StrCat("'", options.role,
+                                                   "' is not one of: viewer, operator, admin. Nothing "
                                                    "was changed"));
   }
   RB_ASSIGN_OR_RETURN(const KeyAndCertificate authority, LoadAuthority(options.folder));
@@ -186,7 +191,8 @@ absl::Status Serve(const Options& options) {
   RB_ASSIGN_OR_RETURN(Fleet fleet, LoadFleet(options.fleet));
   absl::StatusOr<FileLock> only_one = FileLock::TryAcquire(options.folder + "/lock");
   if (!only_one.ok()) {
-    return absl::UnavailableError(absl::StrCat("another rb-controller serves ", options.folder, ". Nothing was changed"));
+    return absl::UnavailableError(
+        absl::StrCat("another rb-controller serves ", options.folder, ". Nothing was changed"));
   }
   RB_RETURN_IF_ERROR(RemoveFileDurably(options.folder + "/ready"));
   RB_ASSIGN_OR_RETURN(const std::string server_key, ReadFile(options.folder + "/pki/server.key"));
@@ -229,8 +235,8 @@ absl::Status Serve(const Options& options) {
   const std::unique_ptr<grpc::Server> join_server =
       build(options.join_listen, GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE, {enrollment.get()}, &join_port);
   if (server == nullptr || port == 0 || join_server == nullptr || join_port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen, " and ", options.join_listen,
-                                               "; is something else there?"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", options.listen, " and ", options.join_listen, "; is something else there?"));
   }
   const auto real = [](const std::string& address, int real_port) {
     return absl::StrCat(address.substr(0, address.rfind(':')), ":", real_port);
@@ -238,7 +244,8 @@ absl::Status Serve(const Options& options) {
   const std::string advertised = AddressFor(options.folder, "advertise");
   const std::string link_address = absl::StrCat(advertised, ":", port);
   RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/listen.address", real(options.listen, port) + "\n", 0644));
-  RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/join.address", real(options.join_listen, join_port) + "\n", 0644));
+  RB_RETURN_IF_ERROR(
+      WriteFileDurably(options.folder + "/join.address", real(options.join_listen, join_port) + "\n", 0644));
   RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/link.address", link_address + "\n", 0644));
   RB_RETURN_IF_ERROR(
       WriteFileDurably(options.folder + "/join-link.address", absl::StrCat(advertised, ":", join_port, "\n"), 0644));
@@ -249,7 +256,8 @@ absl::Status Serve(const Options& options) {
   }
   loop.Start();
   RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/ready", absl::StrCat(getpid(), "\n"), 0644));
-  LogInfo("controller", "serving on ", real(options.listen, port), ", joining on ", real(options.join_listen, join_port));
+  LogInfo("controller", "serving on ", real(options.listen, port), ", joining on ",
+          real(options.join_listen, join_port));
 
   signalfd_siginfo info{};
   while (read(signal_fd.get(), &info, sizeof(info)) < 0 && errno == EINTR) {
@@ -304,7 +312,8 @@ int Main(int argc, char** argv) {
     command->add_option("--dir", options.folder, "Keys, certificates and store")->capture_default_str();
     return command;
   };
-  CLI::App* init = with_folder(app.add_subcommand("init", "Make a CA, a server certificate, a store and the first admin"));
+  CLI::App* init =
+      with_folder(app.add_subcommand("init", "Make a CA, a server certificate, a store and the first admin"));
   init->add_option("--advertise", options.advertise, "Host name or address under which it is reached")->required();
   init->add_option("--admin", options.name, "Name of the first admin")->required();
   init->add_option("--out", options.out, "Where the admin's identity goes")->required();

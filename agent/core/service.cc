@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "common/text.h"
 
 namespace rb::agent {
@@ -13,7 +13,7 @@ bool MatchesAny(const std::vector<std::string>& globs, absl::string_view path) {
   return std::any_of(globs.begin(), globs.end(), [&](const std::string& glob) {
     // "data/**" claims the folder data as well: a folder goes with what is in it.
     return GlobMatches(glob, path) ||
-           (absl::EndsWith(glob, "/**") && GlobMatches(glob.substr(0, glob.size() - 3), path));
+           (absl::EndsWith(glob, "/**") && GlobMatches(absl::StripSuffix(glob, "/**"), path));
   });
 }
 
@@ -24,7 +24,10 @@ Component ComponentOf(const ServiceTree& tree, absl::string_view path) {
   if (MatchesAny(tree.config_globs, path)) return Component::kConfig;
   for (const std::string& database : tree.sqlite_paths) {
     for (const absl::string_view suffix : {"", "-wal", "-shm", "-journal"}) {
-      if (path == absl::StrCat(database, suffix)) return Component::kData;
+      if (path.size() == database.size() + suffix.size() && absl::StartsWith(path, database) &&
+          absl::EndsWith(path, suffix)) {
+        return Component::kData;
+      }
     }
   }
   return Component::kCode;

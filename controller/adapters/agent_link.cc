@@ -158,7 +158,8 @@ void AgentLinkService::EndAll() {
     MutexLock lock(mutex_);
     ending_ = true;
     for (const auto& [raw, weak] : alive_) {
-      if (std::shared_ptr<AgentSession> session = weak.lock(); session != nullptr) sessions.push_back(std::move(session));
+      if (std::shared_ptr<AgentSession> session = weak.lock(); session != nullptr)
+        sessions.push_back(std::move(session));
     }
   }
   for (const auto& session : sessions) {

@@ -89,7 +89,8 @@ absl::StatusOr<std::string> IssueLeaf(const KeyAndCertificate& authority, EVP_PK
                                       absl::Time now) {
   const Owned<EVP_PKEY> authority_key = ReadKey(authority.key_pem);
   const Owned<X509> issuer(PEM_read_bio_X509(ReadBio(authority.certificate_pem).get(), nullptr, nullptr, nullptr));
-  if (authority_key == nullptr || issuer == nullptr) return absl::DataLossError("the CA's key or certificate is damaged");
+  if (authority_key == nullptr || issuer == nullptr)
+    return absl::DataLossError("the CA's key or certificate is damaged");
   return Issue(subject_key, authority_key.get(), issuer.get(), wanted, now);
 }
 
@@ -117,7 +118,8 @@ absl::StatusOr<KeyAndCertificate> MakeServerCertificate(const KeyAndCertificate&
   std::vector<std::string> alternatives;
   for (const std::string& name : names) {
     unsigned char address[16];
-    const bool is_address = inet_pton(AF_INET, name.c_str(), address) == 1 || inet_pton(AF_INET6, name.c_str(), address) == 1;
+    const bool is_address =
+        inet_pton(AF_INET, name.c_str(), address) == 1 || inet_pton(AF_INET6, name.c_str(), address) == 1;
     if (name.empty() || name.find_first_of(",;\n\"\\ ") != std::string::npos) {
       return absl::InvalidArgumentError(absl::StrCat("'", name, "' is not a host name"));
     }

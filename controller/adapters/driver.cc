@@ -94,8 +94,7 @@ absl::Status Driver::Take(Running* running, Event event) {
   stored.service = next.operation.plan.spec.service;
   stored.ended = IsFinal(next.operation.state);
   stored.snapshot = ToWire(next.operation).SerializeAsString();
-  RB_RETURN_IF_ERROR(
-      store_.AppendEvent(stored, event.sequence, EncodeEvent(event), next.operation.idempotency_key));
+  RB_RETURN_IF_ERROR(store_.AppendEvent(stored, event.sequence, EncodeEvent(event), next.operation.idempotency_key));
   RB_FAILPOINT("controller.driver.after-append");
   const size_t first_new = running->history.size();
   *running = std::move(next);
@@ -166,8 +165,8 @@ void Driver::ArmDeadline(const std::string& operation_id, const StartStep& step)
     Event event = NewEvent(*found->second);
     event.body = StepTimedOut{step.host, step.step_id};
     const auto& hosts = found->second->operation.hosts;
-    const bool waits = std::any_of(hosts.begin(), hosts.end(),
-                                   [&](const HostProgress& host) { return host.step_id == step.step_id; });
+    const bool waits =
+        std::any_of(hosts.begin(), hosts.end(), [&](const HostProgress& host) { return host.step_id == step.step_id; });
     if (!waits) return;
     if (const absl::Status taken = Take(found->second.get(), std::move(event)); !taken.ok()) {
       LogError("controller", operation_id, ": ", taken.message(), "; trying again");
@@ -188,9 +187,8 @@ absl::StatusOr<PlanningHistory> Driver::HistoryFor(const Scope& scope) {
                         store_.List(environment.name, scope.spec.service, "", kHistoryForGates));
     for (const StoredOperation& stored : operations) {
       v1::Operation operation;
-      if (!operation.ParseFromString(stored.snapshot) ||
-          operation.state() != v1::OPERATION_STATE_SUCCEEDED || operation.hosts().empty() ||
-          operation.spec().kind() == v1::OPERATION_KIND_BACKUP) {
+      if (!operation.ParseFromString(stored.snapshot) || operation.state() != v1::OPERATION_STATE_SUCCEEDED ||
+          operation.hosts().empty() || operation.spec().kind() == v1::OPERATION_KIND_BACKUP) {
         continue;
       }
       history.succeeded_commits[environment.name].push_back(operation.hosts(0).to_commit());
@@ -236,7 +234,8 @@ void Driver::MakePlanFor(const OperationSpec& spec, std::function<void(rb::contr
         undo_release = inspecting.history.undo_releases->at(host);
       }
       v1::ConnectResponse message;
-      *message.mutable_task() = InspectTask(inspecting.scope.spec, absl::StrCat(key, "/", host), UINT64_MAX, undo_release);
+      *message.mutable_task() =
+          InspectTask(inspecting.scope.spec, absl::StrCat(key, "/", host), UINT64_MAX, undo_release);
       // An inspection changes nothing, so no number can be too old for it; it must not raise the bar either.
       message.mutable_task()->set_fencing_number(0);
       if (sender_.Send(host, std::move(message))) {
@@ -275,9 +274,8 @@ void Driver::FinishInspecting(const std::string& key) {
 }
 
 void Driver::Plan(const OperationSpec& spec, std::function<void(absl::Status, v1::Plan)> done) {
-  MakePlanFor(spec, [done = std::move(done)](const rb::controller::Plan& plan) {
-    done(absl::OkStatus(), ToWire(plan));
-  });
+  MakePlanFor(spec,
+              [done = std::move(done)](const rb::controller::Plan& plan) { done(absl::OkStatus(), ToWire(plan)); });
 }
 
 void Driver::Start(const OperationSpec& spec, const std::string& by, const std::string& idempotency_key,
@@ -351,8 +349,8 @@ void Driver::Start(const OperationSpec& spec, const std::string& by, const std::
       running_.erase(id);
       store_.ReleaseLock(id).IgnoreError();
       answer.refusal.code = Refusal::Code::kStoreFull;
-      answer.refusal.message = absl::StrCat("the operation could not be recorded: ", taken.message(),
-                                            ". Nothing was changed");
+      answer.refusal.message =
+          absl::StrCat("the operation could not be recorded: ", taken.message(), ". Nothing was changed");
       done(std::move(answer));
       return;
     }
@@ -411,8 +409,8 @@ absl::StatusOr<v1::Operation> Driver::Abort(const std::string& id, const std::st
   RB_ASSIGN_OR_RETURN(const StoredOperation stored, store_.Find(id));
   const auto found = running_.find(stored.id);
   if (found == running_.end()) {
-    return absl::FailedPreconditionError(absl::StrCat(stored.id, " has ended; there is nothing to abort. Type: rbctl show ",
-                                                      stored.id));
+    return absl::FailedPreconditionError(
+        absl::StrCat(stored.id, " has ended; there is nothing to abort. Type: rbctl show ", stored.id));
   }
   Event event = NewEvent(*found->second);
   event.body = AbortRequested{by, reason};
@@ -569,8 +567,8 @@ void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, 
   info.hello = hello;
   info.last_seen_at = clock_.Now();
   info.certificate_expires_at = certificate_expires_at;
-  metrics_.SetAgentsConnected(static_cast<size_t>(std::count_if(
-      agents_.begin(), agents_.end(), [](const auto& one) { return one.second.connected; })));
+  metrics_.SetAgentsConnected(static_cast<size_t>(
+      std::count_if(agents_.begin(), agents_.end(), [](const auto& one) { return one.second.connected; })));
   std::vector<std::string> ids;
   for (const auto& [id, running] : running_) ids.push_back(id);
   for (const std::string& id : ids) {
@@ -591,8 +589,8 @@ void Driver::OnAgentLost(const std::string& agent) {
   AgentInfo& info = agents_[agent];
   info.connected = false;
   info.last_seen_at = clock_.Now();
-  metrics_.SetAgentsConnected(static_cast<size_t>(std::count_if(
-      agents_.begin(), agents_.end(), [](const auto& one) { return one.second.connected; })));
+  metrics_.SetAgentsConnected(static_cast<size_t>(
+      std::count_if(agents_.begin(), agents_.end(), [](const auto& one) { return one.second.connected; })));
   std::vector<std::string> ready;
   for (auto& [key, inspecting] : inspecting_) {
     if (inspecting.waiting.erase(agent) == 0) continue;

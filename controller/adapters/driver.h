@@ -1,4 +1,5 @@
-// The controller's loop: turns requests and agents' answers into events, decides, keeps the journal, carries effects out.
+// The controller's loop: turns requests and agents' answers into events, decides, keeps the journal, carries effects
+// out.
 #ifndef RB_CONTROLLER_ADAPTERS_DRIVER_H_
 #define RB_CONTROLLER_ADAPTERS_DRIVER_H_
 

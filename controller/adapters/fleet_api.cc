@@ -36,11 +36,9 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::WatchOperationResp
   void Begin(std::shared_ptr<WatchStream> self, const v1::WatchOperationRequest& request) {
     self_ = self;
     const bool posted = loop_.Post([this, self, request] {
-      const absl::StatusOr<uint64_t> number =
-          driver_.Watch(request.operation_id(), request.after_sequence(),
-                        [this, self](const v1::WatchOperationResponse& update, bool is_last) {
-                          return Push(update, is_last);
-                        });
+      const absl::StatusOr<uint64_t> number = driver_.Watch(
+          request.operation_id(), request.after_sequence(),
+          [this, self](const v1::WatchOperationResponse& update, bool is_last) { return Push(update, is_last); });
       if (!number.ok()) {
         End(ToGrpc(number.status()));
       } else {
@@ -242,7 +240,8 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
     MutexLock lock(mutex_);
     ending_ = true;
     for (WatchStream* watch : watches_) {
-      watch->End(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the controller is stopping; operations go on when it is back"));
+      watch->End(
+          grpc::Status(grpc::StatusCode::UNAVAILABLE, "the controller is stopping; operations go on when it is back"));
     }
   }
 
@@ -258,7 +257,8 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
       return reactor;
     }
     if (!loop_.Post([reactor, peer, work = std::move(work)] { work(reactor, peer); })) {
-      reactor->Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the controller is busy; nothing was changed"));
+      reactor->Finish(
+          grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the controller is busy; nothing was changed"));
     }
     return reactor;
   }
@@ -289,12 +289,10 @@ class Enrollment final : public v1::Enrollment::CallbackService {
       return absl::PermissionDeniedError("the token is not valid for this name: wrong, used up or expired");
     }
     // The certificate is made before the token is used up: a bad request does not cost the token.
-    absl::StatusOr<std::string> certificate =
-        SignClientRequest(authority_, request.certificate_request_pem(),
-                          absl::StrCat("rb://agent/", request.agent_name()), clock_.Now());
+    absl::StatusOr<std::string> certificate = SignClientRequest(
+        authority_, request.certificate_request_pem(), absl::StrCat("rb://agent/", request.agent_name()), clock_.Now());
     if (!certificate.ok()) return certificate.status();
-    const absl::Status used =
-        store_.UseToken(request.agent_name(), Sha256Of(request.secret()).ToHex(), clock_.Now());
+    const absl::Status used = store_.UseToken(request.agent_name(), Sha256Of(request.secret()).ToHex(), clock_.Now());
     if (!used.ok()) {
       LogWarning("controller", "a join as ", request.agent_name(), " was refused");
       return used;

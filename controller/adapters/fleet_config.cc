@@ -109,7 +109,8 @@ class Reader {
     if (config.targets().has_redeploy()) service.target_redeploy = FromProto(config.targets().redeploy());
     if (config.targets().has_git()) service.target_git = FromProto(config.targets().git());
     if (!config.wave().size().empty() && !ParseWaveSize(config.wave().size(), &service.wave)) {
-      Complain(path + ".wave.size", absl::StrCat("'", config.wave().size(), "' is neither a number of hosts from 1 nor "
+      Complain(path + ".wave.size", absl::StrCat("'", config.wave().size(),
+                                                 "' is neither a number of hosts from 1 nor "
                                                  "a percentage from 1% to 100%"));
     }
     const std::string& on_failure = config.wave().on_failure();

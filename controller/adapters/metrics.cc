@@ -36,7 +36,8 @@ class ControllerMetricsImpl final : public ControllerMetrics {
                    .Name("rb_recovery_target_seconds")
                    .Help("What recovery has to stay under.")
                    .Register(*registry_);
-    ended_ = &prometheus::BuildCounter().Name("rb_operations_total").Help("Operations that ended.").Register(*registry_);
+    ended_ =
+        &prometheus::BuildCounter().Name("rb_operations_total").Help("Operations that ended.").Register(*registry_);
     proved_ = &prometheus::BuildGauge()
                    .Name("rb_release_last_proved_timestamp_seconds")
                    .Help("When a release was last really restored and compared.")
@@ -58,8 +59,11 @@ class ControllerMetricsImpl final : public ControllerMetrics {
   void OnRecovery(const std::string& environment, const std::string& service, const std::string& method,
                   const std::string& outcome, absl::Duration recovery, absl::Duration downtime,
                   absl::Duration target) override {
-    const prometheus::Labels labels = {
-        {"environment", environment}, {"service", service}, {"method", method}, {"outcome", outcome}, {"drill", "false"}};
+    const prometheus::Labels labels = {{"environment", environment},
+                                       {"service", service},
+                                       {"method", method},
+                                       {"outcome", outcome},
+                                       {"drill", "false"}};
     recovery_->Add(labels, kSeconds).Observe(absl::ToDoubleSeconds(recovery));
     if (downtime > absl::ZeroDuration()) downtime_->Add(labels, kSeconds).Observe(absl::ToDoubleSeconds(downtime));
     target_->Add({{"environment", environment}, {"service", service}, {"method", method}})
@@ -94,8 +98,8 @@ class ControllerMetricsImpl final : public ControllerMetrics {
 absl::StatusOr<std::unique_ptr<ControllerMetrics>> ControllerMetrics::Create(const std::string& address,
                                                                              const std::string& folder) {
   if (!absl::StartsWith(address, "127.") && !absl::StartsWith(address, "[::1]:")) {
-    return absl::InvalidArgumentError(absl::StrCat("metrics are served without TLS, so only on a loopback address; not on ",
-                                                   address));
+    return absl::InvalidArgumentError(
+        absl::StrCat("metrics are served without TLS, so only on a loopback address; not on ", address));
   }
   try {
     auto metrics = std::make_unique<ControllerMetricsImpl>(address);

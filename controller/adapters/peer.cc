@@ -17,8 +17,8 @@ namespace {
 absl::Time ExpiryOf(const std::string& pem) {
   const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())),
                                                       BIO_free);
-  const std::unique_ptr<X509, decltype(&X509_free)> certificate(
-      PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr), X509_free);
+  const std::unique_ptr<X509, decltype(&X509_free)> certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr),
+                                                                X509_free);
   std::tm parts{};
   if (certificate == nullptr || ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &parts) != 1) {
     return absl::UnixEpoch();
@@ -56,9 +56,10 @@ grpc::Status Authorizer::Authorize(const grpc::CallbackServerContext& context, c
   if (!IsAllowed(*role, method)) {
     LogWarning("controller", name, " (", NameOf(*role), ") was denied ", method);
     if (*role == Role::kNone) return Denied(absl::StrCat(name, " is not known here any more. Nothing was changed"));
-    return Denied(absl::StrCat(name, " has the role ", std::string(NameOf(*role)),
-                               ", which may not do that. Nothing was changed. Ask an admin: rb-controller operator add ",
-                               name, " --role operator"));
+    return Denied(
+        absl::StrCat(name, " has the role ", std::string(NameOf(*role)),
+                     ", which may not do that. Nothing was changed. Ask an admin: rb-controller operator add ", name,
+                     " --role operator"));
   }
   for (const grpc::string_ref& pem : auth->FindPropertyValues("x509_pem_cert")) {
     peer->certificate_expires_at = ExpiryOf(std::string(pem.data(), pem.size()));

@@ -87,9 +87,8 @@ class Store::Statement {
 
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
   sqlite3* database = nullptr;
-  const int opened =
-      sqlite3_open_v2(path.c_str(), &database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
-                      nullptr);
+  const int opened = sqlite3_open_v2(path.c_str(), &database,
+                                     SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
   std::unique_ptr<Store> store(new Store(database));
   if (opened != SQLITE_OK) return SqliteStatus(database, absl::StrCat("open ", path));
   sqlite3_busy_timeout(database, kBusyTimeoutMs);
@@ -201,8 +200,7 @@ absl::Status Store::UseToken(const std::string& agent_name, const std::string& s
     Statement token(database_,
                     "UPDATE join_tokens SET used = 1 WHERE secret_sha256 = ? AND name = ? AND used = 0 AND "
                     "expires_at > ?");
-    RB_RETURN_IF_ERROR(
-        token.Bind(secret_sha256_hex).Bind(agent_name).BindNumber(absl::ToUnixSeconds(now)).Run());
+    RB_RETURN_IF_ERROR(token.Bind(secret_sha256_hex).Bind(agent_name).BindNumber(absl::ToUnixSeconds(now)).Run());
     if (sqlite3_changes(database_) != 1) {
       return absl::PermissionDeniedError("the token is not valid for this name: wrong, used up or expired");
     }
@@ -271,16 +269,16 @@ absl::StatusOr<StoredOperation> Store::Find(const std::string& id_or_prefix) {
   while (true) {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
     if (!row) break;
-    found.push_back({statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0,
-                     statement.Text(4)});
+    found.push_back(
+        {statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0, statement.Text(4)});
     if (found.back().id == id_or_prefix) return found.back();
   }
   if (found.empty() || id_or_prefix.empty()) {
     return absl::NotFoundError(absl::StrCat("there is no operation '", id_or_prefix, "'. Type: rbctl history"));
   }
   if (found.size() > 1) {
-    return absl::InvalidArgumentError(absl::StrCat("'", id_or_prefix, "' is the beginning of several operations: ",
-                                                   found[0].id, ", ", found[1].id));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", id_or_prefix, "' is the beginning of several operations: ", found[0].id, ", ", found[1].id));
   }
   return found[0];
 }
@@ -304,8 +302,8 @@ absl::StatusOr<std::vector<StoredOperation>> Store::List(const std::string& envi
   while (true) {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
     if (!row) return operations;
-    operations.push_back({statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0,
-                          statement.Text(4)});
+    operations.push_back(
+        {statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0, statement.Text(4)});
   }
 }
 

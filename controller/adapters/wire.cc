@@ -367,9 +367,7 @@ Inspection InspectionFromWire(const v1::TaskResult& wire) {
   return inspection;
 }
 
-v1::OperationState ToWire(OperationState state) {
-  return static_cast<v1::OperationState>(static_cast<int>(state) + 1);
-}
+v1::OperationState ToWire(OperationState state) { return static_cast<v1::OperationState>(static_cast<int>(state) + 1); }
 
 v1::Operation ToWire(const Operation& operation) {
   v1::Operation wire;
@@ -521,9 +519,12 @@ std::string EncodeEvent(const Event& event) {
     const StepResult& result = ended->result;
     v1::TaskResult* body = wire.mutable_step_ended()->mutable_result();
     body->set_step_id(result.step_id);
-    static constexpr absl::StatusCode kCodes[] = {
-        absl::StatusCode::kOk,               absl::StatusCode::kInternal,           absl::StatusCode::kUnavailable,
-        absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kFailedPrecondition, absl::StatusCode::kCancelled};
+    static constexpr absl::StatusCode kCodes[] = {absl::StatusCode::kOk,
+                                                  absl::StatusCode::kInternal,
+                                                  absl::StatusCode::kUnavailable,
+                                                  absl::StatusCode::kDeadlineExceeded,
+                                                  absl::StatusCode::kFailedPrecondition,
+                                                  absl::StatusCode::kCancelled};
     body->set_code(static_cast<int>(kCodes[static_cast<int>(result.code)]));
     body->set_message(result.message);
     body->set_state(static_cast<v1::HostState>(result.state));

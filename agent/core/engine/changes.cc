@@ -199,6 +199,11 @@ class Differ {
 
   // Members of a link group are one file: when one of them has to change, or they are linked otherwise, all are staged.
   void MarkChangedLinkGroups() {
+    const bool any_links =
+        std::any_of(live_.begin(), live_.end(),
+                    [](const LiveEntry& live) { return live.entry.hard_link_group != 0; }) ||
+        std::any_of(target_.begin(), target_.end(), [](const Entry& entry) { return entry.hard_link_group != 0; });
+    if (!any_links) return;  // as nearly always: what differs by itself is seen without this
     std::vector<const Entry*> live_entries;
     absl::flat_hash_map<std::string, size_t> live_at;
     for (size_t i = 0; i < live_.size(); ++i) {

@@ -45,6 +45,7 @@ constexpr uint64_t kWholeFileBytes = 1 << 20;
 // A file whose ctime is this close to when it was read may change again without its ctime changing: it is read again
 // next time. Kernel timestamps move in steps of up to 10 ms.
 constexpr int64_t kRacyNs = 20 * 1000 * 1000;
+constexpr size_t kLeastReadBytes = 16 << 10;
 // Left free on the tree's filesystem beyond what is staged.
 constexpr uint64_t kSpareBytes = 16 << 20;
 // From this many staged files on, one syncfs costs less than a flush of each.
@@ -186,8 +187,11 @@ class EngineImpl final : public Engine {
     intent.replaced_release = prepared.replaced.name;
     intent.reason = reason;
     intent.staging_name = absl::StrCat("tx-", RandomHex(6));
-    intent.target_manifest_file = intent.staging_name;
-    RB_RETURN_IF_ERROR(files_.SaveTarget(intent.target_manifest_file, EncodeManifest(manifest)));
+    if (target.release_name.empty()) {
+      // A release has its manifest already, and Prune keeps it while this is open.
+      intent.target_manifest_file = intent.staging_name;
+      RB_RETURN_IF_ERROR(files_.SaveTarget(intent.target_manifest_file, EncodeManifest(manifest)));
+    }
     Progress("staging");
     absl::Status staged = Stage(live, manifest, changes, &intent);
     if (staged.ok()) {
@@ -684,34 +688,37 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(snapshot.live, WalkTree(root.get(), tree_, with_sidecars));
     times_.walk += options_.clock->Monotonic() - begin;
 
-    const StatCache old_cache = files_.LoadStatCache();
+    StatCache old_cache = files_.LoadStatCache();
     StatCache new_cache;
     new_cache.reserve(old_cache.size());
     std::vector<size_t> to_read;
     std::vector<size_t> databases;
     bool cache_changed = false;
+    size_t c = 0;
     for (size_t i = 0; i < snapshot.live.entries.size(); ++i) {
       LiveEntry& live = snapshot.live.entries[i];
       if (live.entry.type != EntryType::kFile || live.entry.size == 0) continue;
       const bool is_database = std::find(tree_.sqlite_paths.begin(), tree_.sqlite_paths.end(), live.entry.path) !=
                                    tree_.sqlite_paths.end() &&
                                options_.database_copier != nullptr;
-      const auto cached = old_cache.find(live.entry.path);
-      bool known = cached != old_cache.end() && cached->second.inode == live.inode &&
-                   cached->second.ctime_ns == live.ctime_ns &&
-                   cached->second.mtime_ns == live.entry.attributes.mtime_ns && cached->second.size == live.entry.size;
+      while (c < old_cache.size() && PathLess(old_cache[c].path, live.entry.path)) ++c;
+      CachedContent* const cached =
+          c < old_cache.size() && old_cache[c].path == live.entry.path ? &old_cache[c] : nullptr;
+      bool known = cached != nullptr && cached->inode == live.inode && cached->ctime_ns == live.ctime_ns &&
+                   cached->mtime_ns == live.entry.attributes.mtime_ns && cached->size == live.entry.size;
       if (known && is_database) {
         const auto [log_mtime_ns, log_size] = DatabaseLog(root.get(), live.entry.path);
-        known = log_mtime_ns == cached->second.log_mtime_ns && log_size == cached->second.log_size;
+        known = log_mtime_ns == cached->log_mtime_ns && log_size == cached->log_size;
       }
       if (known && store_content) {
-        known = std::all_of(cached->second.chunks.begin(), cached->second.chunks.end(),
+        known = std::all_of(cached->chunks.begin(), cached->chunks.end(),
                             [&](const Digest& chunk) { return store_->Contains(chunk); });
       }
       if (known) {
-        live.entry.chunks = cached->second.chunks;
-        live.entry.size = cached->second.content_size;
-        new_cache.emplace(cached->first, cached->second);
+        live.entry.chunks = cached->chunks;
+        live.entry.size = cached->content_size;
+        ++c;
+        new_cache.push_back(std::move(*cached));
       } else if (is_database) {
         databases.push_back(i);
       } else {
@@ -729,7 +736,8 @@ class EngineImpl final : public Engine {
       content.size = live.entry.size;
       content.content_size = live.entry.size;
       content.chunks = live.entry.chunks;
-      new_cache.insert_or_assign(live.entry.path, std::move(content));
+      content.path = live.entry.path;
+      new_cache.push_back(std::move(content));
       cache_changed = true;
     }
     for (const size_t i : databases) {
@@ -739,7 +747,11 @@ class EngineImpl final : public Engine {
     }
     if (!snapshot.damage.empty() && !with_sidecars)
       RB_RETURN_IF_ERROR(AddSidecars(root.get(), store_content, &snapshot.live));
-    if (cache_changed || new_cache.size() != old_cache.size()) RB_RETURN_IF_ERROR(files_.SaveStatCache(new_cache));
+    if (cache_changed || new_cache.size() != old_cache.size()) {
+      std::sort(new_cache.begin(), new_cache.end(),
+                [](const CachedContent& a, const CachedContent& b) { return PathLess(a.path, b.path); });
+      RB_RETURN_IF_ERROR(files_.SaveStatCache(new_cache));
+    }
     snapshot.manifest.entries.reserve(snapshot.live.entries.size());
     for (const LiveEntry& live : snapshot.live.entries) {
       if (snapshot.damage.empty() && IsDatabaseSidecar(tree_, live.entry.path)) continue;
@@ -766,8 +778,7 @@ class EngineImpl final : public Engine {
       std::string buffer;
       for (size_t k = part; k < indices.size(); k += parts) {
         if (k % 256 == part) RB_RETURN_IF_ERROR(CheckCancelled());
-        LiveEntry& entry = live->entries[indices[k]];
-        RB_RETURN_IF_ERROR(ReadFileAt(root, entry.entry.path, writer.get(), &buffer, &entry.entry));
+        RB_RETURN_IF_ERROR(ReadFileAt(root, writer.get(), &buffer, &live->entries[indices[k]]));
       }
       return writer == nullptr ? absl::OkStatus() : writer->Finish();
     };
@@ -783,8 +794,8 @@ class EngineImpl final : public Engine {
     return results[1];
   }
 
-  absl::Status ReadFileAt(int root, const std::string& path, ObjectStore::Writer* writer, std::string* buffer,
-                          Entry* entry) {
+  absl::Status ReadFileAt(int root, ObjectStore::Writer* writer, std::string* buffer, LiveEntry* live) {
+    const std::string& path = live->entry.path;
     absl::StatusOr<Place> place = LocateBeneath(root, path);
     UniqueFd fd;
     if (place.ok()) {
@@ -795,11 +806,22 @@ class EngineImpl final : public Engine {
     if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
       return absl::AbortedError(absl::StrCat(Printable(path), " changed while it was being captured; try again"));
     }
-    return ReadOpenFile(fd.get(), Printable(path), writer, buffer, entry);
+    const int64_t ctime_ns = info.st_ctim.tv_sec * 1000000000 + info.st_ctim.tv_nsec;
+    if (info.st_ino != live->inode || ctime_ns != live->ctime_ns) {
+      // Another file, or a changed one, has the name since the walk. Content and attributes are those of one file:
+      // never one file's setuid bit with another's content.
+      if (info.st_ino != live->inode) live->entry.hard_link_group = 0;
+      live->inode = info.st_ino;
+      live->ctime_ns = ctime_ns;
+      live->entry.sparse = info.st_blocks * 512 < info.st_size;
+      RB_ASSIGN_OR_RETURN(live->entry.attributes, ReadAttributes(fd.get(), info, Printable(path)));
+    }
+    return ReadOpenFile(fd.get(), Printable(path), writer, buffer, &live->entry);
   }
 
   absl::Status ReadOpenFile(int fd, const std::string& path_for_errors, ObjectStore::Writer* writer,
                             std::string* buffer, Entry* entry) {
+    const uint64_t expected = entry->size;
     entry->chunks.clear();
     entry->size = 0;
     buffer->clear();
@@ -814,7 +836,9 @@ class EngineImpl final : public Engine {
     while (!at_end || !buffer->empty()) {
       while (!at_end && buffer->size() < kMostChunkBytes) {
         const size_t filled = buffer->size();
-        const size_t want = filled == 0 ? kWholeFileBytes + 1 : kMostChunkBytes;
+        // Growing the buffer costs as much as filling it: by what is expected, and one byte to see the end.
+        const uint64_t left = expected > entry->size + filled ? expected - entry->size - filled : 0;
+        const size_t want = std::clamp<size_t>(left + 1, kLeastReadBytes, kMostChunkBytes);
         buffer->resize(filled + want);
         const ssize_t got = read(fd, buffer->data() + filled, want);
         buffer->resize(filled + static_cast<size_t>(std::max<ssize_t>(got, 0)));
@@ -858,14 +882,15 @@ class EngineImpl final : public Engine {
         content.log_mtime_ns = log_mtime_ns;
         content.log_size = log_size;
         content.chunks = live->entry.chunks;
-        cache->insert_or_assign(live->entry.path, std::move(content));
+        content.path = live->entry.path;
+        cache->push_back(std::move(content));
       }
     } else {
       if (!accept_damage) return Annotate(copied, absl::StrCat("database ", live->entry.path));
       // A rollback must be possible on a host whose database is broken: its bytes are kept as they are.
       *damage =
           absl::StrCat(damage->empty() ? "" : absl::StrCat(*damage, "; "), live->entry.path, ": ", copied.message());
-      RB_RETURN_IF_ERROR(ReadFileAt(root, live->entry.path, writer.get(), &buffer, &live->entry));
+      RB_RETURN_IF_ERROR(ReadFileAt(root, writer.get(), &buffer, live));
     }
     return writer == nullptr ? absl::OkStatus() : writer->Finish();
   }
@@ -878,7 +903,7 @@ class EngineImpl final : public Engine {
     std::string buffer;
     for (LiveEntry& entry : all.entries) {
       if (!IsDatabaseSidecar(tree_, entry.entry.path) || entry.entry.type != EntryType::kFile) continue;
-      RB_RETURN_IF_ERROR(ReadFileAt(root, entry.entry.path, writer.get(), &buffer, &entry.entry));
+      RB_RETURN_IF_ERROR(ReadFileAt(root, writer.get(), &buffer, &entry));
       sidecars.push_back(std::move(entry));
     }
     if (writer != nullptr) RB_RETURN_IF_ERROR(writer->Finish());
@@ -1080,6 +1105,10 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
     if (!journal.present || journal.intent.operation_id != operation_id) {
       return absl::FailedPreconditionError(absl::StrCat("operation ", operation_id, " is not prepared"));
+    }
+    if (journal.intent.target_manifest_file.empty()) {
+      RB_ASSIGN_OR_RETURN(const Release release, files_.Load(journal.intent.target_release));
+      return files_.LoadManifest(release);
     }
     return files_.LoadTarget(journal.intent.target_manifest_file);
   }

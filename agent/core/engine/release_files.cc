@@ -1,11 +1,13 @@
 #include "agent/core/engine/release_files.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <unistd.h>
 #include <zstd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -13,6 +15,7 @@
 #include "agent/core/engine/codec.h"
 #include "common/durable_file.h"
 #include "common/status.h"
+#include "common/unique_fd.h"
 
 namespace rb::agent {
 namespace {
@@ -20,12 +23,16 @@ namespace {
 constexpr size_t kLargestFileBytes = size_t{1} << 30;
 
 // MAGIC body SHA-256: so that damage is never taken for content.
-absl::Status SaveSealed(const std::string& path, absl::string_view magic, absl::string_view body) {
+std::string Seal(absl::string_view magic, absl::string_view body) {
   std::string content = absl::StrCat(magic, body);
   Encoder seal;
   seal.Raw(Sha256Of(content));
   content.append(seal.bytes());
-  return WriteFileDurably(path, content);
+  return content;
+}
+
+absl::Status SaveSealed(const std::string& path, absl::string_view magic, absl::string_view body) {
+  return WriteFileDurably(path, Seal(magic, body));
 }
 
 absl::StatusOr<std::string> LoadSealed(const std::string& path, absl::string_view magic) {
@@ -43,7 +50,7 @@ absl::StatusOr<std::string> LoadSealed(const std::string& path, absl::string_vie
 
 std::string Compress(absl::string_view content) {
   std::string out(ZSTD_compressBound(content.size()), '\0');
-  const size_t size = ZSTD_compress(out.data(), out.size(), content.data(), content.size(), 3);
+  const size_t size = ZSTD_compress(out.data(), out.size(), content.data(), content.size(), 1);
   out.resize(size);
   Encoder head;
   head.Number(content.size());
@@ -275,8 +282,8 @@ StatCache ReleaseFiles::LoadStatCache() const {
   const uint64_t count = in.Count(9);
   cache.reserve(count);
   for (uint64_t i = 0; i < count && in.ok(); ++i) {
-    std::string path = in.Text();
     CachedContent content;
+    content.path = in.Text();
     content.inode = in.Number();
     content.ctime_ns = in.Signed();
     content.mtime_ns = in.Signed();
@@ -286,7 +293,7 @@ StatCache ReleaseFiles::LoadStatCache() const {
     content.log_size = in.Number();
     const uint64_t chunks = in.Count(32);
     for (uint64_t c = 0; c < chunks && in.ok(); ++c) content.chunks.push_back(in.Raw());
-    cache.emplace(std::move(path), std::move(content));
+    cache.push_back(std::move(content));
   }
   if (!in.ok()) cache.clear();
   return cache;
@@ -295,8 +302,8 @@ StatCache ReleaseFiles::LoadStatCache() const {
 absl::Status ReleaseFiles::SaveStatCache(const StatCache& cache) {
   Encoder out;
   out.Number(cache.size());
-  for (const auto& [path, content] : cache) {
-    out.Text(path);
+  for (const CachedContent& content : cache) {
+    out.Text(content.path);
     out.Number(content.inode);
     out.Signed(content.ctime_ns);
     out.Signed(content.mtime_ns);
@@ -307,7 +314,20 @@ absl::Status ReleaseFiles::SaveStatCache(const StatCache& cache) {
     out.Number(content.chunks.size());
     for (const Digest& chunk : content.chunks) out.Raw(chunk);
   }
-  return SaveSealed(absl::StrCat(folder_, "/stat-cache"), kCacheMagic, out.bytes());
+  const std::string content = Seal(kCacheMagic, out.bytes());
+  const std::string path = absl::StrCat(folder_, "/stat-cache");
+  const std::string temporary = path + ".tmp";
+  UniqueFd fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("create ", temporary));
+  absl::string_view rest = content;
+  while (!rest.empty()) {
+    const ssize_t written = write(fd.get(), rest.data(), rest.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return ErrnoStatus(errno, absl::StrCat("write ", temporary));
+    rest.remove_prefix(static_cast<size_t>(written));
+  }
+  if (rename(temporary.c_str(), path.c_str()) != 0) return ErrnoStatus(errno, absl::StrCat("rename ", temporary));
+  return absl::OkStatus();
 }
 
 absl::flat_hash_map<std::string, std::vector<Digest>> ReleaseFiles::LoadContentIds() const {

@@ -19,6 +19,7 @@ namespace rb::agent {
 
 // What a file's content was when it was last read, and how to see that it is still the same file.
 struct CachedContent {
+  std::string path;
   uint64_t inode = 0;
   int64_t ctime_ns = 0;
   int64_t mtime_ns = 0;
@@ -29,9 +30,10 @@ struct CachedContent {
   uint64_t log_size = 0;
   std::vector<Digest> chunks;
 };
-using StatCache = absl::flat_hash_map<std::string, CachedContent>;
+using StatCache = std::vector<CachedContent>;  // in path order
 
-// Not thread-safe. Every Save is durable and replaces as a whole; every Load checks a SHA-256 over the file.
+// Not thread-safe. Every Save is durable, unless it says otherwise, and replaces as a whole; every Load checks a
+// SHA-256 over the file.
 class ReleaseFiles {
  public:
   // `folder`: services/NAME in the state folder; made when missing.
@@ -59,6 +61,7 @@ class ReleaseFiles {
   absl::StatusOr<Current> LoadCurrent() const;  // empty when there is none
   absl::Status SaveCurrent(const Current& current);
   StatCache LoadStatCache() const;  // empty when there is none, or it is damaged: it can always be made again
+  // Not durable: what a crash leaves is seen by its SHA-256, and costs reading the tree once more.
   absl::Status SaveStatCache(const StatCache& cache);
   absl::flat_hash_map<std::string, std::vector<Digest>> LoadContentIds() const;
   absl::Status SaveContentIds(const absl::flat_hash_map<std::string, std::vector<Digest>>& ids);

@@ -102,11 +102,15 @@ absl::Status CarryAttributes(const PlannedRename& rename, const TransactionFolde
   return ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder, wanted, Printable(rename.path));
 }
 
+// From this many folders on, one syncfs costs less than a flush of each; the service is stopped meanwhile.
+constexpr size_t kManyFolders = 32;
+
 absl::Status SyncTouched(const Intent& intent, const TransactionFolders& folders) {
   std::set<std::string> touched;
   for (const PlannedRename& rename : intent.renames) {
     touched.insert(rename.kind == Change::Kind::kAttributes ? rename.path : std::string(ParentPath(rename.path)));
   }
+  if (touched.size() > kManyFolders) return SyncFilesystem(folders.tree, "the tree");
   for (const std::string& path : touched) {
     absl::StatusOr<UniqueFd> folder = OpenFolderBeneath(folders.tree, path);
     if (absl::IsNotFound(folder.status())) continue;  // moved away whole; its parent is flushed

@@ -101,12 +101,17 @@ absl::StatusOr<FileIdentity> IdentifyBeneath(int root, absl::string_view path) {
   return identity;
 }
 
-absl::StatusOr<Attributes> ReadAttributes(int fd, const struct stat& info, const std::string& path_for_errors) {
+Attributes PlainAttributes(const struct stat& info) {
   Attributes attributes;
   attributes.mode = info.st_mode & 07777;
   attributes.uid = info.st_uid;
   attributes.gid = info.st_gid;
   attributes.mtime_ns = info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec;
+  return attributes;
+}
+
+absl::StatusOr<Attributes> ReadAttributes(int fd, const struct stat& info, const std::string& path_for_errors) {
+  Attributes attributes = PlainAttributes(info);
   if (S_ISLNK(info.st_mode) || S_ISFIFO(info.st_mode)) return attributes;
   const std::string path = ProcPath(fd);
   // Through /proc the last element is a link to the file itself, so the following calls are meant.
@@ -148,8 +153,10 @@ absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type
     }
     if (type != EntryType::kFifo) {
       // An ACL that is no longer wanted goes; chmod changed its mask only.
-      std::string names(64 << 10, '\0');
-      const ssize_t size = listxattr(path.c_str(), names.data(), names.size());
+      char nothing[1];
+      const bool has_none = listxattr(path.c_str(), nothing, 0) == 0;  // nearly always
+      std::string names(has_none ? 0 : 64 << 10, '\0');
+      const ssize_t size = has_none ? 0 : listxattr(path.c_str(), names.data(), names.size());
       if (size > 0) {
         names.resize(static_cast<size_t>(size));
         for (const std::string& present : std::vector<std::string>(absl::StrSplit(names, '\0', absl::SkipEmpty()))) {

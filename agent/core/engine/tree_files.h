@@ -43,6 +43,8 @@ absl::StatusOr<FileIdentity> IdentifyBeneath(int root, absl::string_view path);
 
 // Attributes of what `fd` refers to (open, or O_PATH), with its extended attributes.
 absl::StatusOr<Attributes> ReadAttributes(int fd, const struct stat& info, const std::string& path_for_errors);
+// Attributes without any extended ones.
+Attributes PlainAttributes(const struct stat& info);
 // Owner, then mode, then extended attributes, then times: each of the earlier ones can undo a later one (chown clears
 // setuid and capabilities). `name` beneath `parent` is not followed if it is a link.
 absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type, const Attributes& attributes,

@@ -29,7 +29,7 @@ struct LiveTree {
 };
 
 // Everything in the tree but what is ignored, and databases' journal files unless `with_sidecars`. `root` is the tree's
-// open folder. Folders are read beneath their open parent; links are not followed, mounts not entered.
+// open folder. Folders are read beneath their open parent, by two threads; links are not followed, mounts not entered.
 absl::StatusOr<LiveTree> WalkTree(int root, const ServiceTree& tree, bool with_sidecars);
 
 // True for "bot.db-wal", "-shm", "-journal" beside a database of the service.

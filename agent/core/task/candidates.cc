@@ -29,7 +29,9 @@ bool Matches(const Release& release, const std::string& name) {
   return absl::StartsWith(release.commit, lower) || absl::StartsWith(release.manifest_digest, lower);
 }
 
+// A tree that was changed by hand is not its release any more, and may need to go back to it.
 bool IsCurrent(const Release& release, const Current& current) {
+  if (current.drifted) return false;
   if (release.name == current.release_name) return true;
   return !release.commit.empty() && release.commit == current.commit;
 }
@@ -103,6 +105,14 @@ std::vector<Candidate> ChooseReleases(const TargetReference& target, const std::
   std::stable_sort(candidates.begin(), candidates.end(), Better);
   if (candidates.size() > kMostCandidates) candidates.resize(kMostCandidates);
   return candidates;
+}
+
+std::string WhyCommitIsBad(const std::vector<Release>& releases, const std::string& commit) {
+  for (const Release& release : releases) {
+    if (release.commit == commit && release.standing == Standing::kBad)
+      return ToCandidate(release, false).refused_because;
+  }
+  return "";
 }
 
 std::vector<Candidate> ListInstead(const TargetReference& target, const std::vector<Release>& releases) {

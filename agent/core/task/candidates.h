@@ -1,6 +1,7 @@
 #ifndef RB_AGENT_CORE_TASK_CANDIDATES_H_
 #define RB_AGENT_CORE_TASK_CANDIDATES_H_
 
+#include <string>
 #include <vector>
 
 #include "agent/core/engine/engine.h"
@@ -15,6 +16,10 @@ namespace rb::agent {
 // without force says why. Empty when nothing matches.
 std::vector<Candidate> ChooseReleases(const TargetReference& target, const std::vector<Release>& releases,
                                       const Current& current);
+
+// "is bad: REASON" when this host has rolled back from that commit, or reverted it; else "". A commit is no better from
+// git than from a backup.
+std::string WhyCommitIsBad(const std::vector<Release>& releases, const std::string& commit);
 
 // What there is, when nothing matches: the newest 10, each refused because it is not what was asked for.
 std::vector<Candidate> ListInstead(const TargetReference& target, const std::vector<Release>& releases);

@@ -148,6 +148,7 @@ void StepRunner::FillCandidates(const InspectStep& step, TaskResult* result) {
       if (commit.ok()) {
         candidate.commit = commit->id;
         candidate.version = commit->version;
+        if (!step.target.force) candidate.refused_because = WhyCommitIsBad(releases, commit->id);
         candidates.push_back(std::move(candidate));
       } else if (absl::IsInvalidArgument(commit.status())) {
         candidate.refused_because = std::string(commit.status().message());
