@@ -295,8 +295,9 @@ absl::StatusOr<std::vector<StoredOperation>> Store::List(const std::string& envi
   MutexLock lock(mutex_);
   Statement statement(database_,
                       "SELECT id, environment, service, ended, snapshot FROM operations WHERE "
-                      "(?1 = '' OR environment = ?1) AND (?2 = '' OR service = ?2) AND (?3 = '' OR id < ?3) "
-                      "ORDER BY id DESC LIMIT ?4");
+                      "(?1 = '' OR environment = ?1) AND (?2 = '' OR service = ?2) AND (?3 = '' OR rowid < (SELECT "
+                      "rowid FROM operations WHERE id = ?3)) "
+                      "ORDER BY rowid DESC LIMIT ?4");
   statement.Bind(environment).Bind(service).Bind(before_id).BindNumber(static_cast<int64_t>(limit));
   std::vector<StoredOperation> operations;
   while (true) {

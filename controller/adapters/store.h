@@ -65,7 +65,7 @@ class Store {
   absl::StatusOr<StoredOperation> Find(const std::string& id_or_prefix);
   // Empty when the key is not known.
   absl::StatusOr<std::string> OperationOfKey(const std::string& idempotency_key);
-  // Newest first; `before_id`: older than that one (empty: from the newest).
+  // Newest first, in the order in which they were accepted; `before_id`: older than that one (empty: from the newest).
   absl::StatusOr<std::vector<StoredOperation>> List(const std::string& environment, const std::string& service,
                                                     const std::string& before_id, size_t limit);
   absl::StatusOr<std::vector<std::string>> Unfinished();

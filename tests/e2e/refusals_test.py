@@ -55,7 +55,7 @@ class Refusals(unittest.TestCase):
         seen, count = {}, 0
         while True:
             count += 1
-            commit = fleet.git("commit-tree", "-m", f"c{count}", "v1.0.0^{tree}", "-p", "v1.0.0")
+            commit = fleet.git("commit-tree", "v1.0.0^{tree}", "-p", "v1.0.0^{commit}", "-m", f"c{count}")
             if commit[:4] in seen:
                 break
             seen[commit[:4]] = commit

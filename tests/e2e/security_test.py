@@ -117,7 +117,7 @@ class Security(unittest.TestCase):
         self.assertIn("viewer", run.out + run.err)
         self.fleet.rbctl("backup", "create", "test", "--reason", "x", identity=viewer, code=5)
         self.assertEqual(before, (self.fleet.attributes("test-1"), self.fleet.service_pid("test-1")))
-        self.fleet.rbctl("rollback", "test", "--to", "v1.0.0", identity=operator)
+        self.fleet.rbctl("rollback", "test", "--to", "v1.0.0", "--reason", "roles", identity=operator)
         entry = self.fleet.rbctl_json("history", "test")["operations"][0]
         self.assertEqual(entry["requested_by"], "otto")
 

@@ -135,8 +135,8 @@ class Daemon {
         }
         return;
       }
+      RB_FAILPOINT("agent.loop.after-append");
     }
-    RB_FAILPOINT("agent.loop.after-append");
     state_ = std::move(decision.state);
     for (const AgentEffect& effect : decision.effects) {
       std::visit([this](const auto& one) { Carry(one); }, effect);
