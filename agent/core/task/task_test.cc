@@ -1,0 +1,233 @@
+#include <atomic>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "agent/core/task/agent_state.h"
+#include "agent/core/task/candidates.h"
+#include "agent/core/task/verifier.h"
+#include "common/test_util.h"
+
+namespace rb::agent {
+namespace {
+
+using ::testing::HasSubstr;
+
+const std::vector<std::string> kServices = {"bot"};
+
+template <typename Step>
+Task MakeTask(const std::string& step_id, uint64_t fencing, Step step, const std::string& service = "bot") {
+  Task task;
+  task.operation_id = "op";
+  task.step_id = step_id;
+  task.fencing_number = fencing;
+  task.service = service;
+  task.step = std::move(step);
+  return task;
+}
+
+TaskResult Done(const std::string& step_id, HostState state, Verdict verdict = Verdict::kUnknown) {
+  TaskResult result;
+  result.operation_id = "op";
+  result.step_id = step_id;
+  result.service = "bot";
+  result.state = state;
+  result.verdict = verdict;
+  return result;
+}
+
+// Drives Decide and remembers what it was told, for replaying.
+struct Driver {
+  AgentState state;
+  std::vector<AgentEvent> journal;
+  std::vector<AgentEffect> Take(const AgentEvent& event) {
+    AgentDecision decision = Decide(state, event, kServices);
+    if (IsJournalled(event)) journal.push_back(event);
+    state = std::move(decision.state);
+    return decision.effects;
+  }
+};
+
+template <typename Effect>
+const Effect* Find(const std::vector<AgentEffect>& effects) {
+  for (const AgentEffect& effect : effects) {
+    if (const auto* found = std::get_if<Effect>(&effect)) return found;
+  }
+  return nullptr;
+}
+
+TEST(AgentState, AnOlderFencingNumberHasNoEffect) {
+  Driver driver;
+  ASSERT_NE(Find<RunStep>(driver.Take(TaskArrived{MakeTask("new", 7, PrepareStep())})), nullptr);
+  driver.Take(StepEnded{Done("new", HostState::kPrepared)});
+  const std::vector<AgentEffect> effects = driver.Take(TaskArrived{MakeTask("old", 6, CommitStep())});
+  EXPECT_EQ(Find<RunStep>(effects), nullptr);
+  const auto* sent = Find<SendResult>(effects);
+  ASSERT_NE(sent, nullptr);
+  EXPECT_THAT(std::string(sent->result.status.message()), HasSubstr("fencing number 6 is older than 7"));
+  // Looking is always allowed, and raises nothing.
+  EXPECT_NE(Find<RunStep>(driver.Take(TaskArrived{MakeTask("look", 0, InspectStep())})), nullptr);
+}
+
+TEST(AgentState, ARepeatedStepIsAnsweredFromTheRecordAndRunOnce) {
+  Driver driver;
+  const Task task = MakeTask("s", 1, PrepareStep());
+  EXPECT_NE(Find<RunStep>(driver.Take(TaskArrived{task})), nullptr);
+  EXPECT_TRUE(driver.Take(TaskArrived{task}).empty()) << "it is running";
+  driver.Take(StepEnded{Done("s", HostState::kPrepared)});
+  const std::vector<AgentEffect> effects = driver.Take(TaskArrived{task});
+  EXPECT_EQ(Find<RunStep>(effects), nullptr);
+  ASSERT_NE(Find<SendResult>(effects), nullptr);
+  EXPECT_EQ(Find<SendResult>(effects)->result.state, HostState::kPrepared);
+}
+
+TEST(AgentState, ResultsAreOwedUntilTheControllerHasStoredThem) {
+  Driver driver;
+  driver.Take(TaskArrived{MakeTask("s", 1, PrepareStep())});
+  driver.Take(StepEnded{Done("s", HostState::kPrepared)});
+  EXPECT_NE(Find<SendResult>(driver.Take(LinkOpened{})), nullptr);
+  driver.Take(ResultStored{"s"});
+  EXPECT_TRUE(driver.Take(LinkOpened{}).empty());
+}
+
+TEST(AgentState, AnUnknownServiceIsRefusedAndABusyOneIsNotDisturbed) {
+  Driver driver;
+  const std::vector<AgentEffect> effects = driver.Take(TaskArrived{MakeTask("s", 1, PrepareStep(), "other")});
+  EXPECT_EQ(Find<RunStep>(effects), nullptr);
+  driver.Take(TaskArrived{MakeTask("a", 1, VerifyStep())});
+  EXPECT_EQ(Find<RunStep>(driver.Take(TaskArrived{MakeTask("b", 1, PrepareStep())})), nullptr);
+  // A revert makes it give way, and runs next.
+  EXPECT_NE(Find<CancelRunning>(driver.Take(TaskArrived{MakeTask("r", 1, RevertStep())})), nullptr);
+  const std::vector<AgentEffect> after = driver.Take(StepEnded{Done("a", HostState::kCommitted)});
+  ASSERT_NE(Find<RunStep>(after), nullptr);
+  EXPECT_EQ(Find<RunStep>(after)->task.step_id, "r");
+}
+
+// What happens after a commit when nobody is heard from, by policy and verdict.
+TEST(AgentState, TheDeadMansTimer) {
+  const struct {
+    bool undo_when_unhealthy;
+    bool undo_when_unconfirmed;
+    Verdict verdict;
+    bool reverts;
+  } cases[] = {
+      {true, false, Verdict::kHealthy, false},   // a lost report alone never undoes a healthy host
+      {true, false, Verdict::kUnhealthy, true},  //
+      {true, true, Verdict::kHealthy, true},     // a deploy that nobody confirms
+      {false, false, Verdict::kUnhealthy, false},
+  };
+  for (const auto& one : cases) {
+    Driver driver;
+    CommitStep commit;
+    commit.unattended.undo_when_unhealthy = one.undo_when_unhealthy;
+    commit.unattended.undo_when_unconfirmed = one.undo_when_unconfirmed;
+    driver.Take(TaskArrived{MakeTask("c", 1, commit)});
+    const std::vector<AgentEffect> committed = driver.Take(StepEnded{Done("c", HostState::kCommitted)});
+    const auto* armed = Find<ArmPatience>(committed);
+    ASSERT_NE(armed, nullptr);
+    const uint64_t number = armed->number;
+    EXPECT_TRUE(driver.Take(PatienceEnded{"bot", number + 1}).empty()) << "a timer of another commit";
+    const std::vector<AgentEffect> verify = driver.Take(PatienceEnded{"bot", number});
+    ASSERT_NE(Find<RunStep>(verify), nullptr);
+    EXPECT_EQ(Find<RunStep>(verify)->task.step_id, "alone/op/verify");
+    const std::vector<AgentEffect> judged =
+        driver.Take(StepEnded{Done("alone/op/verify", HostState::kCommitted, one.verdict)});
+    ASSERT_NE(Find<SendResult>(judged), nullptr);
+    EXPECT_TRUE(Find<SendResult>(judged)->result.done_alone);
+    EXPECT_EQ(Find<RunStep>(judged) != nullptr, one.reverts);
+  }
+}
+
+TEST(AgentState, WhoeverKeepsOrRevertsTakesOverFromTheTimer) {
+  Driver driver;
+  driver.Take(TaskArrived{MakeTask("c", 1, CommitStep())});
+  const uint64_t number = Find<ArmPatience>(driver.Take(StepEnded{Done("c", HostState::kCommitted)}))->number;
+  driver.Take(TaskArrived{MakeTask("k", 1, KeepStep())});
+  driver.Take(StepEnded{Done("k", HostState::kKept)});
+  EXPECT_TRUE(driver.Take(PatienceEnded{"bot", number}).empty());
+}
+
+TEST(AgentState, ReplayingTheJournalGivesTheSameAndFinishesWhatRan) {
+  Driver driver;
+  driver.Take(TaskArrived{MakeTask("p", 3, PrepareStep())});
+  driver.Take(StepEnded{Done("p", HostState::kPrepared)});
+  driver.Take(ResultStored{"p"});
+  driver.Take(TaskArrived{MakeTask("c", 3, CommitStep())});
+  AgentState replayed;
+  for (const AgentEvent& event : driver.journal) replayed = Decide(std::move(replayed), event, kServices).state;
+  EXPECT_EQ(replayed.services.at("bot").highest_fencing_number, 3u);
+  EXPECT_TRUE(replayed.owed.empty());
+  const AgentDecision restarted = Decide(replayed, Restarted{}, kServices);
+  ASSERT_NE(Find<RunStep>(restarted.effects), nullptr);
+  EXPECT_EQ(Find<RunStep>(restarted.effects)->task.step_id, "c");
+}
+
+TEST(Verifier, HealthyFromTheFirstRoundAfterWhichNothingFailed) {
+  VerifyPolicy policy;
+  policy.deadline = absl::Seconds(10);
+  policy.soak = absl::Seconds(5);
+  ProbeResult pass;
+  pass.passed = true;
+  ProbeResult fail;
+  Verifier verifier(policy, absl::ZeroDuration());
+  EXPECT_EQ(verifier.Take({pass, fail}, absl::Seconds(1)), Verdict::kUnknown);
+  EXPECT_EQ(verifier.Take({pass, pass}, absl::Seconds(2)), Verdict::kUnknown);
+  EXPECT_EQ(verifier.Take({fail, pass}, absl::Seconds(3)), Verdict::kUnknown);
+  EXPECT_EQ(verifier.Take({pass, pass}, absl::Seconds(4)), Verdict::kUnknown);
+  EXPECT_EQ(verifier.Take({pass, pass}, absl::Seconds(9)), Verdict::kHealthy);
+  EXPECT_EQ(verifier.healthy_since(), absl::Seconds(4));
+  Verifier late(policy, absl::ZeroDuration());
+  EXPECT_EQ(late.Take({fail}, absl::Seconds(10)), Verdict::kUnhealthy);
+  Verifier hopeless(policy, absl::ZeroDuration());
+  fail.may_recover = false;
+  EXPECT_EQ(hopeless.Take({fail}, absl::Seconds(1)), Verdict::kUnhealthy);
+}
+
+Release MakeRelease(const std::string& name, const std::string& commit, int minute, Standing standing) {
+  Release release;
+  release.name = "bot/" + name;
+  release.commit = commit;
+  release.version = "v-" + name;
+  release.captured_at = absl::UnixEpoch() + absl::Minutes(minute);
+  release.standing = standing;
+  release.durability = Durability::kProved;
+  release.entry_count = 10;
+  return release;
+}
+
+TEST(Candidates, WhatAReferenceMeans) {
+  const std::vector<Release> releases = {
+      MakeRelease("d", "dddd0000", 4, Standing::kUnknown), MakeRelease("c", "cccc0000", 3, Standing::kGood),
+      MakeRelease("b", "bbbb0000", 2, Standing::kBad), MakeRelease("a", "aaaa0000", 1, Standing::kGood)};
+  Current current;
+  current.release_name = "bot/d";
+  current.commit = "dddd0000";
+  const auto first = [&](TargetReference::Kind kind, const std::string& name) -> std::string {
+    TargetReference target;
+    target.kind = kind;
+    target.name = name;
+    target.before = absl::UnixEpoch() + absl::Minutes(3);
+    const std::vector<Candidate> chosen = ChooseReleases(target, releases, current);
+    if (chosen.empty()) return "";
+    return chosen[0].release.name + (chosen[0].refused_because.empty() ? "" : " refused");
+  };
+  using Kind = TargetReference::Kind;
+  EXPECT_EQ(first(Kind::kLastGood, ""), "bot/c");
+  EXPECT_EQ(first(Kind::kPrevious, ""), "bot/c");
+  EXPECT_EQ(first(Kind::kBefore, ""), "bot/a");
+  EXPECT_EQ(first(Kind::kNamed, "aaaa"), "bot/a");
+  EXPECT_EQ(first(Kind::kNamed, "v-b"), "bot/b refused");
+  EXPECT_EQ(first(Kind::kNamed, "bot/c"), "bot/c");
+  EXPECT_EQ(first(Kind::kNamed, "c"), "bot/c");
+  EXPECT_EQ(first(Kind::kNamed, "aa"), "") << "too short for a commit";
+  current = Current();
+  current.release_name = "bot/c";
+  current.commit = "cccc0000";
+  EXPECT_EQ(first(Kind::kLastGood, ""), "bot/a");
+  current.drifted = true;
+  EXPECT_EQ(first(Kind::kLastGood, ""), "bot/c") << "changed by hand: its own release is the last good one";
+}
+
+}  // namespace
+}  // namespace rb::agent

@@ -1,0 +1,492 @@
+// The controller's decisions: by tables, and by a few thousand random lives of an operation.
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/test_util.h"
+#include "controller/core/access.h"
+#include "controller/core/operation.h"
+#include "controller/core/plan.h"
+
+namespace rb::controller {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+Fleet TestFleet() {
+  Fleet fleet;
+  fleet.environments = {{"test", 1, ""}, {"prod", 2, "test"}};
+  FleetService service;
+  service.name = "bot";
+  service.hosts = {{"test", {"test-1"}}, {"prod", {"prod-1", "prod-2"}}};
+  fleet.services["bot"] = service;
+  return fleet;
+}
+
+Candidate Backup(const std::string& commit, Durability durability, Standing standing = Standing::kGood) {
+  Candidate candidate;
+  candidate.method = Method::kBackup;
+  candidate.release = Release();
+  candidate.release->name = "bot/" + commit;
+  candidate.release->commit = commit;
+  candidate.release->durability = durability;
+  candidate.release->standing = standing;
+  candidate.commit = commit;
+  return candidate;
+}
+
+Candidate Git(const std::string& commit) {
+  Candidate candidate;
+  candidate.method = Method::kGit;
+  candidate.commit = commit;
+  return candidate;
+}
+
+Inspection Answer(std::vector<Candidate> candidates) {
+  Inspection inspection;
+  inspection.connected = true;
+  inspection.verdict = Verdict::kHealthy;
+  inspection.candidates = std::move(candidates);
+  return inspection;
+}
+
+OperationSpec Rollback(const std::string& environment = "prod") {
+  OperationSpec spec;
+  spec.environment = environment;
+  spec.reason = "it broke";
+  return spec;
+}
+
+PlanningHistory Passed(const std::string& commit) {
+  PlanningHistory history;
+  history.succeeded_commits["test"] = {commit};
+  return history;
+}
+
+TEST(Access, OnlyWhatTheTableAllows) {
+  const struct {
+    const char* method;
+    Role least;
+  } calls[] = {
+      {"PlanOperation", Role::kViewer},  {"StartOperation", Role::kOperator}, {"GetOperation", Role::kViewer},
+      {"ListOperations", Role::kViewer}, {"WatchOperation", Role::kViewer},   {"AbortOperation", Role::kOperator},
+      {"ListReleases", Role::kViewer},   {"ListAgents", Role::kViewer},       {"GetStatus", Role::kViewer},
+  };
+  for (const auto& call : calls) {
+    const std::string method = absl::StrCat("/rb.v1.FleetService/", call.method);
+    EXPECT_FALSE(IsAllowed(Role::kNone, method)) << method;
+    EXPECT_FALSE(IsAllowed(Role::kAgent, method)) << method;
+    for (const Role role : {Role::kViewer, Role::kOperator, Role::kAdmin}) {
+      EXPECT_EQ(IsAllowed(role, method), role >= call.least) << method;
+    }
+  }
+  for (const Role role : {Role::kNone, Role::kViewer, Role::kOperator, Role::kAdmin}) {
+    EXPECT_FALSE(IsAllowed(role, "/rb.v1.AgentLink/Connect"));
+    EXPECT_FALSE(IsAllowed(role, "/rb.v1.FleetService/SomethingNew"));
+  }
+  EXPECT_TRUE(IsAllowed(Role::kAgent, "/rb.v1.AgentLink/Connect"));
+}
+
+TEST(Waves, Table) {
+  WaveSize size;
+  for (const char* bad : {"", "0", "0%", "101%", "500%", "-1", " 2", "2 ", "50%%", "x"}) {
+    EXPECT_FALSE(ParseWaveSize(bad, &size)) << bad;
+  }
+  ASSERT_TRUE(ParseWaveSize("50%", &size));
+  EXPECT_THAT(AssignWaves(5, size), ElementsAre(1, 1, 1, 2, 2));
+  ASSERT_TRUE(ParseWaveSize("1", &size));
+  EXPECT_THAT(AssignWaves(3, size), ElementsAre(1, 2, 3));
+  ASSERT_TRUE(ParseWaveSize("1%", &size));
+  EXPECT_THAT(AssignWaves(2, size), ElementsAre(1, 2));
+  EXPECT_TRUE(AssignWaves(0, size).empty());
+}
+
+TEST(Scope, RefusesWithTheNearestSpellingAndChangesNothing) {
+  const Fleet fleet = TestFleet();
+  OperationSpec spec = Rollback("prodd");
+  Scope scope = ResolveScope(spec, fleet);
+  EXPECT_EQ(scope.refusal.code, Refusal::Code::kUnknownEnvironment);
+  EXPECT_THAT(scope.refusal.message, HasSubstr("did you mean prod?"));
+  EXPECT_THAT(scope.refusal.message, HasSubstr("Nothing was changed"));
+  spec = Rollback();
+  spec.hosts = {"prod-3"};
+  EXPECT_EQ(ResolveScope(spec, fleet).refusal.code, Refusal::Code::kUnknownHost);
+  spec = Rollback();
+  spec.service = "bott";
+  EXPECT_EQ(ResolveScope(spec, fleet).refusal.code, Refusal::Code::kUnknownService);
+  spec = Rollback();
+  spec.reason = "  ";
+  EXPECT_EQ(ResolveScope(spec, fleet).refusal.code, Refusal::Code::kReasonRequired);
+  spec.environment = "test";
+  EXPECT_FALSE(ResolveScope(spec, fleet).refusal.refused());
+  spec.force = true;
+  EXPECT_EQ(ResolveScope(spec, fleet).refusal.code, Refusal::Code::kReasonRequired);
+  spec = Rollback();
+  spec.reason = "two\nlines";
+  EXPECT_EQ(ResolveScope(spec, fleet).refusal.code, Refusal::Code::kBadRequest);
+  spec = Rollback();
+  spec.hosts = {"prod-2"};
+  EXPECT_THAT(ResolveScope(spec, fleet).hosts, ElementsAre("prod-2"));
+}
+
+TEST(Plan, AProvedBackupThenGitThenABackupThatIsNotProved) {
+  const Fleet fleet = TestFleet();
+  const Scope scope = ResolveScope(Rollback(), fleet);
+  const auto plan_with = [&](std::vector<Candidate> candidates) {
+    return MakePlan(scope, fleet, {{"prod-1", Answer(candidates)}, {"prod-2", Answer(candidates)}}, Passed("aaaa"));
+  };
+  Plan plan = plan_with({Git("aaaa"), Backup("aaaa", Durability::kProved)});
+  ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
+  EXPECT_EQ(plan.hosts[0].method, Method::kBackup);
+  ASSERT_EQ(plan.hosts[0].fallbacks.size(), 1u);
+  EXPECT_EQ(plan.hosts[0].fallbacks[0].method, Method::kGit);
+  EXPECT_EQ(plan.verify_soak, absl::ZeroDuration());
+  plan = plan_with({Backup("aaaa", Durability::kDurable), Git("aaaa")});
+  EXPECT_EQ(plan.hosts[0].method, Method::kGit);
+  plan = plan_with({Backup("aaaa", Durability::kDurable)});
+  EXPECT_EQ(plan.hosts[0].method, Method::kBackup);
+  EXPECT_THAT(plan.notes, Contains(HasSubstr("has not been proved")));
+}
+
+TEST(Plan, Refusals) {
+  const Fleet fleet = TestFleet();
+  const Candidate good = Backup("aaaa", Durability::kProved);
+  const struct {
+    const char* what;
+    std::function<void(OperationSpec*, std::map<std::string, Inspection>*, PlanningHistory*)> change;
+    Refusal::Code code;
+  } cases[] = {
+      {"offline", [](auto*, auto* answers, auto*) { (*answers)["prod-2"].connected = false; },
+       Refusal::Code::kHostOffline},
+      {"problem", [](auto*, auto* answers, auto*) { (*answers)["prod-1"].problems = {"no space"}; },
+       Refusal::Code::kHostProblem},
+      {"inspection failed", [](auto*, auto* answers, auto*) { (*answers)["prod-1"].error = "no such service"; },
+       Refusal::Code::kHostProblem},
+      {"locked", [](auto*, auto*, auto* history) { history->lock_holder = "op-1"; }, Refusal::Code::kLocked},
+      {"nothing", [](auto*, auto* answers, auto*) { (*answers)["prod-2"].candidates.clear(); },
+       Refusal::Code::kNoCandidate},
+      {"bad", [](auto*, auto* answers, auto*) { (*answers)["prod-2"].candidates[0].refused_because = "is bad"; },
+       Refusal::Code::kNoCandidate},
+      {"hosts differ",
+       [](auto*, auto* answers, auto*) { (*answers)["prod-2"].candidates = {Backup("bbbb", Durability::kProved)}; },
+       Refusal::Code::kAmbiguous},
+      {"gate", [](auto*, auto*, auto* history) { history->succeeded_commits.clear(); }, Refusal::Code::kGate},
+      {"ambiguous",
+       [](auto* spec, auto* answers, auto*) {
+         spec->target.kind = TargetReference::Kind::kNamed;
+         spec->target.name = "aa";
+         (*answers)["prod-1"].candidates.push_back(Backup("aabb", Durability::kProved));
+       },
+       Refusal::Code::kAmbiguous},
+  };
+  for (const auto& one : cases) {
+    OperationSpec spec = Rollback();
+    std::map<std::string, Inspection> answers = {{"prod-1", Answer({good})}, {"prod-2", Answer({good})}};
+    PlanningHistory history = Passed("aaaa");
+    one.change(&spec, &answers, &history);
+    const Plan plan = MakePlan(ResolveScope(spec, fleet), fleet, answers, history);
+    EXPECT_EQ(plan.refusal.code, one.code) << one.what << ": " << plan.refusal.message;
+    EXPECT_THAT(plan.refusal.message, HasSubstr("Nothing was changed")) << one.what;
+  }
+  OperationSpec emergency = Rollback();
+  emergency.emergency = true;
+  const Plan plan = MakePlan(ResolveScope(emergency, fleet), fleet,
+                             {{"prod-1", Answer({good})}, {"prod-2", Answer({good})}}, PlanningHistory());
+  EXPECT_FALSE(plan.refusal.refused());
+  EXPECT_THAT(plan.notes, Contains(HasSubstr("gate skipped")));
+}
+
+// ---- a model fleet
+
+struct ModelHost {
+  enum class Tree { kOld, kNew } tree = Tree::kOld;
+  bool prepared = false;
+  bool gone = false;  // never answers again
+  bool prepare_fails = false;
+  bool commit_fails = false;
+  bool new_is_unhealthy = false;
+  bool revert_fails = false;
+  std::map<std::string, StepResult> answered;
+};
+
+struct Life {
+  Operation operation;
+  std::vector<Event> journal;
+  std::map<std::string, ModelHost> hosts;
+  bool lock_held = false;
+  std::vector<std::string> violations;
+};
+
+Plan TwoWavePlan(size_t count, OnFailure on_failure, size_t wave_size) {
+  Plan plan;
+  plan.spec = Rollback();
+  plan.on_failure = on_failure;
+  plan.target = absl::Minutes(3);
+  WaveSize size;
+  size.count = static_cast<uint32_t>(wave_size);
+  const std::vector<uint32_t> waves = AssignWaves(count, size);
+  for (size_t i = 0; i < count; ++i) {
+    HostPlan host;
+    host.host = absl::StrCat("h", i);
+    host.commit = "aaaa";
+    host.wave = waves[i];
+    plan.hosts.push_back(host);
+  }
+  plan.wave_count = waves.back();
+  return plan;
+}
+
+// One whole life from a seed. `planted`: a bug to plant, 0 for none.
+Life Live(uint64_t seed, int planted) {
+  std::mt19937_64 random(seed);
+  const auto chance = [&](int percent) { return static_cast<int>(random() % 100) < percent; };
+  Life life;
+  const size_t count = 1 + random() % 5;
+  const OnFailure policies[] = {OnFailure::kRevertWave, OnFailure::kRevertAll, OnFailure::kHold};
+  const Plan plan = TwoWavePlan(count, policies[random() % 3], 1 + random() % count);
+  for (const HostPlan& host : plan.hosts) {
+    ModelHost& model = life.hosts[host.host];
+    model.gone = chance(4);
+    model.prepare_fails = chance(5);
+    model.commit_fails = chance(5);
+    model.new_is_unhealthy = chance(10);
+    model.revert_fails = chance(5);
+  }
+  const bool aborts = chance(15);
+  std::vector<Effect> pending;
+  std::vector<Event> on_the_way;
+  absl::Duration elapsed;
+  const auto violate = [&](const std::string& text) { life.violations.push_back(text); };
+  const auto take = [&](auto body) {
+    Event event;
+    event.sequence = life.operation.last_sequence + 1;
+    event.elapsed = elapsed += absl::Milliseconds(10);
+    event.body = std::move(body);
+    const OperationState before = life.operation.state;
+    Decision decision = Decide(life.operation, event);
+    if (planted == 1 && before == OperationState::kPreparing &&
+        decision.operation.state == OperationState::kReverting) {
+      decision.operation.state = OperationState::kSucceeded;  // a failure called a success
+    }
+    // Within one decision several edges may be walked; each has to be legal.
+    std::vector<OperationState> walked = {before};
+    for (const auto& [host, text] : decision.notes) {
+      if (!host.empty()) continue;
+      for (int s = 0; s <= static_cast<int>(OperationState::kNeedsAttention); ++s) {
+        const auto state = static_cast<OperationState>(s);
+        if (text == NameOf(state) || absl::StartsWith(text, absl::StrCat(std::string(NameOf(state)), " wave"))) {
+          walked.push_back(state);
+        }
+      }
+    }
+    if (walked.back() != decision.operation.state) walked.push_back(decision.operation.state);
+    for (size_t i = 1; i < walked.size(); ++i) {
+      if (walked[i - 1] != walked[i] && !IsLegalTransition(walked[i - 1], walked[i])) {
+        violate(absl::StrCat("illegal: ", std::string(NameOf(walked[i - 1])), " to ", std::string(NameOf(walked[i]))));
+      }
+    }
+    life.journal.push_back(event);
+    life.operation = std::move(decision.operation);
+    pending.insert(pending.end(), decision.effects.begin(), decision.effects.end());
+  };
+  const auto answer = [&](const StartStep& step) {
+    ModelHost& host = life.hosts[step.host];
+    if (host.gone) return;
+    const auto known = host.answered.find(step.step_id);
+    StepResult result;
+    if (known != host.answered.end()) {
+      result = known->second;
+    } else {
+      result.step_id = step.step_id;
+      result.verdict = Verdict::kUnknown;
+      switch (step.kind) {
+        case StepKind::kPrepare:
+          if (host.prepare_fails) {
+            result.code = StatusCode::kFailed;
+            result.message = "no";
+            result.state = HostState::kUntouched;
+          } else {
+            host.prepared = true;
+            result.state = HostState::kPrepared;
+            result.release.name = "replaced";
+          }
+          break;
+        case StepKind::kCommit: {
+          for (const HostProgress& other : life.operation.hosts) {
+            if (!life.hosts[other.plan.host].prepared && !life.hosts[other.plan.host].gone) {
+              violate("a host committed before all had prepared");
+            }
+            const bool earlier = other.plan.wave < life.operation.wave;
+            if (earlier && other.verdict != Verdict::kHealthy)
+              violate("a wave began before the one before was healthy");
+          }
+          if (host.commit_fails) {
+            result.code = StatusCode::kFailed;
+            result.message = "no";
+            result.state = HostState::kPrepared;
+          } else {
+            host.tree = ModelHost::Tree::kNew;
+            result.state = HostState::kCommitted;
+            result.times.stop = absl::Milliseconds(5);
+          }
+          break;
+        }
+        case StepKind::kVerify:
+          result.state = HostState::kCommitted;
+          result.verdict = host.new_is_unhealthy ? Verdict::kUnhealthy : Verdict::kHealthy;
+          result.times.downtime = absl::Milliseconds(50);
+          break;
+        case StepKind::kRevert:
+          if (host.revert_fails && host.tree == ModelHost::Tree::kNew) {
+            result.code = StatusCode::kFailed;
+            result.state = HostState::kCommitted;
+          } else {
+            result.state = host.tree == ModelHost::Tree::kNew ? HostState::kReverted : HostState::kUntouched;
+            host.tree = ModelHost::Tree::kOld;
+            result.verdict = Verdict::kHealthy;
+          }
+          break;
+        case StepKind::kKeep:
+          result.state = HostState::kKept;
+          result.release.name = "kept";
+          break;
+        default:
+          break;
+      }
+      host.answered[step.step_id] = result;
+    }
+    if (chance(5)) return;  // the answer is lost; it is asked for again, or times out
+    Event event;
+    event.body = StepEnded{step.host, result};
+    on_the_way.push_back(event);
+    if (chance(10)) on_the_way.push_back(event);  // doubled
+  };
+
+  Accepted accepted;
+  accepted.id = "op";
+  accepted.plan = plan;
+  accepted.requested_by = "test";
+  take(accepted);
+  for (int turn = 0; turn < 2000; ++turn) {
+    if (IsFinal(life.operation.state) && pending.empty() && on_the_way.empty()) break;
+    if (chance(3)) {
+      // The controller dies: what it had not written down is gone; it reads its journal and begins again.
+      Operation replayed;
+      for (const Event& event : life.journal) {
+        if (planted == 2 && std::holds_alternative<StepEnded>(event.body) && chance(50)) continue;  // journal forgets
+        replayed = Decide(replayed, event).operation;
+      }
+      if (planted != 1 &&
+          (replayed.state != life.operation.state || replayed.last_sequence != life.operation.last_sequence)) {
+        violate("replaying the journal gives another state");
+      }
+      life.operation = std::move(replayed);
+      pending = OutstandingEffects(life.operation, "");
+    }
+    if (aborts && turn == 3) take(AbortRequested{"someone", "changed my mind"});
+    if (!pending.empty()) {
+      const Effect effect = pending.front();
+      pending.erase(pending.begin());
+      if (std::holds_alternative<TakeLock>(effect)) {
+        life.lock_held = true;
+        take(LockTaken{});
+      } else if (std::holds_alternative<ReleaseLock>(effect)) {
+        life.lock_held = false;
+      } else if (const auto* step = std::get_if<StartStep>(&effect)) {
+        if (step->deadline <= absl::ZeroDuration()) violate("a step without a deadline");
+        answer(*step);
+      }
+      continue;
+    }
+    if (!on_the_way.empty()) {
+      const size_t which = random() % on_the_way.size();
+      const Event event = on_the_way[which];
+      on_the_way.erase(on_the_way.begin() + static_cast<ptrdiff_t>(which));
+      take(std::get<StepEnded>(event.body));
+      continue;
+    }
+    // Nothing moves: a deadline passes, or a host connects again and is asked again.
+    const std::vector<Effect> outstanding = OutstandingEffects(life.operation, "");
+    if (outstanding.empty()) break;
+    const Effect& effect = outstanding[random() % outstanding.size()];
+    if (const auto* step = std::get_if<StartStep>(&effect)) {
+      if (chance(50)) {
+        answer(*step);
+      } else {
+        take(StepTimedOut{step->host, step->step_id});
+      }
+    } else {
+      pending.push_back(effect);
+    }
+  }
+
+  // What has to be true at the end.
+  if (!IsFinal(life.operation.state)) {
+    violate(absl::StrCat("never ended: ", std::string(NameOf(life.operation.state))));
+    return life;
+  }
+  if (life.lock_held) violate("the lock was kept");
+  for (const auto& [name, host] : life.hosts) {
+    const bool is_new = host.tree == ModelHost::Tree::kNew;
+    const OperationState state = life.operation.state;
+    if (state == OperationState::kSucceeded && (!is_new || host.new_is_unhealthy)) {
+      violate(absl::StrCat("succeeded, but ", name, " is not on a healthy new state"));
+    }
+    if ((state == OperationState::kAborted || state == OperationState::kReverted) && is_new) {
+      violate(absl::StrCat(std::string(NameOf(state)), ", but ", name, " is on the new state"));
+    }
+    if (state == OperationState::kNeedsAttention && !absl::StrContains(life.operation.summary, name)) {
+      violate(absl::StrCat("needs attention, but ", name, " is not named"));
+    }
+  }
+  return life;
+}
+
+TEST(Operation, EveryLifeEndsAndSaysWhatIsTrue) {
+  std::map<OperationState, int> outcomes;
+  for (uint64_t seed = 1; seed <= 4000; ++seed) {
+    const Life life = Live(seed, 0);
+    ASSERT_TRUE(life.violations.empty()) << "seed " << seed << ": " << life.violations[0];
+    ++outcomes[life.operation.state];
+  }
+  // All four ends were met, so the lives are not all alike.
+  EXPECT_EQ(outcomes.size(), 4u);
+  for (const auto& [state, count] : outcomes) EXPECT_GT(count, 20) << NameOf(state);
+}
+
+TEST(Operation, TheModelFindsPlantedBugs) {
+  for (const int planted : {1, 2}) {
+    bool found = false;
+    for (uint64_t seed = 1; seed <= 2000 && !found; ++seed) found = !Live(seed, planted).violations.empty();
+    EXPECT_TRUE(found) << "planted bug " << planted;
+  }
+}
+
+TEST(Operation, WhenAllIsThereAlreadyNothingIsDone) {
+  Accepted accepted;
+  accepted.id = "op";
+  accepted.plan = TwoWavePlan(2, OnFailure::kRevertAll, 2);
+  for (HostPlan& host : accepted.plan.hosts) host.already_there = true;
+  Event event;
+  event.sequence = 1;
+  event.body = accepted;
+  Decision decision = Decide(Operation(), event);
+  event.sequence = 2;
+  event.body = LockTaken{};
+  decision = Decide(decision.operation, event);
+  EXPECT_EQ(decision.operation.state, OperationState::kSucceeded);
+  EXPECT_TRUE(decision.operation.already_there);
+  ASSERT_EQ(decision.effects.size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<ReleaseLock>(decision.effects[0]));
+}
+
+}  // namespace
+}  // namespace rb::controller
