@@ -208,9 +208,12 @@ absl::StatusOr<PlanningHistory> Driver::HistoryFor(const Scope& scope) {
   return history;
 }
 
-void Driver::MakePlanFor(const OperationSpec& spec, std::function<void(rb::controller::Plan)> done) {
+void Driver::MakePlanFor(const OperationSpec& spec, bool only_plan, std::function<void(rb::controller::Plan)> done) {
   Inspecting inspecting;
   inspecting.scope = ResolveScope(spec, fleet_);
+  // Looking needs no reason.
+  if (only_plan && inspecting.scope.refusal.code == Refusal::Code::kReasonRequired)
+    inspecting.scope.refusal = Refusal();
   inspecting.done = std::move(done);
   const std::string key = absl::StrCat("plan-", RandomHex(6));
   absl::StatusOr<PlanningHistory> history = PlanningHistory();
@@ -274,7 +277,7 @@ void Driver::FinishInspecting(const std::string& key) {
 }
 
 void Driver::Plan(const OperationSpec& spec, std::function<void(absl::Status, v1::Plan)> done) {
-  MakePlanFor(spec,
+  MakePlanFor(spec, true,
               [done = std::move(done)](const rb::controller::Plan& plan) { done(absl::OkStatus(), ToWire(plan)); });
 }
 
@@ -304,7 +307,7 @@ void Driver::Start(const OperationSpec& spec, const std::string& by, const std::
     done(std::move(started));
     return;
   }
-  MakePlanFor(spec, [this, by, idempotency_key, known, done = std::move(done)](rb::controller::Plan plan) {
+  MakePlanFor(spec, false, [this, by, idempotency_key, known, done = std::move(done)](rb::controller::Plan plan) {
     Started answer;
     // The same request, sent again while the first one was being planned.
     if (known(&answer)) {

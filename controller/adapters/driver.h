@@ -97,7 +97,7 @@ class Driver {
     Watcher watcher;
   };
 
-  void MakePlanFor(const OperationSpec& spec, std::function<void(rb::controller::Plan)> done);
+  void MakePlanFor(const OperationSpec& spec, bool only_plan, std::function<void(rb::controller::Plan)> done);
   void FinishInspecting(const std::string& key);
   absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
   // Decides, appends, then carries out. An error means that nothing was done: the event is not in the journal.

@@ -91,15 +91,6 @@ Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
                            absl::StrCat("a reason is one line of at most ", kLongestReason, " bytes of readable text"));
     return scope;
   }
-  if (absl::StripAsciiWhitespace(spec.reason).empty() && NeedsReason(spec, fleet)) {
-    scope.refusal = Refuse(Refusal::Code::kReasonRequired,
-                           absl::StrCat(spec.force       ? "--force"
-                                        : spec.emergency ? "--emergency"
-                                                         : spec.environment,
-                                        " needs a reason, which is kept in the history"),
-                           "the same command with --reason \"...\"");
-    return scope;
-  }
   if (spec.kind == OperationKind::kDeploy &&
       (spec.target.kind != TargetReference::Kind::kNamed || spec.target.name.empty())) {
     scope.refusal = Refuse(Refusal::Code::kBadRequest, "a deploy needs a commit or a tag",
@@ -112,6 +103,17 @@ Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
   }
   if (spec.kind == OperationKind::kUndo && spec.undo_operation_id.empty()) {
     scope.refusal = Refuse(Refusal::Code::kBadRequest, "say which operation to undo", "rbctl history");
+    return scope;
+  }
+  // Last: a plan is made without a reason, and all else has to be right for it.
+  if (absl::StripAsciiWhitespace(spec.reason).empty() && NeedsReason(spec, fleet)) {
+    scope.refusal = Refuse(Refusal::Code::kReasonRequired,
+                           absl::StrCat(spec.force       ? "--force"
+                                        : spec.emergency ? "--emergency"
+                                                         : spec.environment,
+                                        " needs a reason, which is kept in the history"),
+                           "the same command with --reason \"...\"");
+    return scope;
   }
   return scope;
 }
