@@ -88,12 +88,28 @@ bool WasNotSent(const absl::Status& status) { return status.GetPayload(kNotSentP
 struct FleetClient::Channel {
   ClientLimits limits;
   std::string address;
+  grpc::SslCredentialsOptions tls;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::FleetService::Stub> stub;
   Mutex mutex;
   CondVar changed;
   bool detached ABSL_GUARDED_BY(mutex) = false;
   grpc::ClientContext* watching ABSL_GUARDED_BY(mutex) = nullptr;
+
+  // Dials anew: a channel whose controller was killed goes on failing fast long after another one serves the same
+  // address, so what is left of it is not kept.
+  void Open() {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    // A proxy of the workstation is for the web: the controller is dialled directly.
+    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+    arguments.SetMaxReceiveMessageSize(64 << 20);
+    channel = grpc::CreateCustomChannel(address, grpc::SslCredentials(tls), arguments);
+    stub = v1::FleetService::NewStub(channel);
+  }
 
   absl::Status Connect() {
     if (channel->WaitForConnected(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(limits.connect))) {
@@ -154,19 +170,10 @@ struct FleetClient::Channel {
 FleetClient::FleetClient(const Identity& identity, const ClientLimits& limits) : channel_(new Channel) {
   channel_->limits = limits;
   channel_->address = identity.controller;
-  grpc::SslCredentialsOptions tls;
-  tls.pem_root_certs = identity.authority_pem;
-  tls.pem_private_key = identity.key_pem;
-  tls.pem_cert_chain = identity.certificate_pem;
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  // A proxy of the workstation is for the web: the controller is dialled directly.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  arguments.SetMaxReceiveMessageSize(64 << 20);
-  channel_->channel = grpc::CreateCustomChannel(identity.controller, grpc::SslCredentials(tls), arguments);
-  channel_->stub = v1::FleetService::NewStub(channel_->channel);
+  channel_->tls.pem_root_certs = identity.authority_pem;
+  channel_->tls.pem_private_key = identity.key_pem;
+  channel_->tls.pem_cert_chain = identity.certificate_pem;
+  channel_->Open();
 }
 
 FleetClient::~FleetClient() = default;
@@ -309,6 +316,10 @@ absl::StatusOr<v1::Operation> FleetClient::Watch(const std::string& operation_id
       return status;
     }
     // The stream broke, or it was silent for long. Is the controller there, and is it over?
+    if (!status.ok()) {
+      channel_->Open();
+      channel_->channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(2));
+    }
     v1::GetOperationRequest get;
     get.set_operation_id(operation_id);
     const absl::StatusOr<v1::GetOperationResponse> now =
