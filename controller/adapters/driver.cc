@@ -63,6 +63,7 @@ absl::StatusOr<std::unique_ptr<Driver::Running>> Driver::Load(const std::string&
 }
 
 absl::Status Driver::Resume() {
+  RB_RETURN_IF_ERROR(store_.ReleaseStaleLocks());
   RB_ASSIGN_OR_RETURN(const std::vector<std::string> ids, store_.Unfinished());
   for (const std::string& id : ids) {
     RB_ASSIGN_OR_RETURN(std::unique_ptr<Running> running, Load(id));

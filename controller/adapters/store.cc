@@ -335,6 +335,11 @@ absl::Status Store::ReleaseLock(const std::string& operation_id) {
   return statement.Bind(operation_id).Run();
 }
 
+absl::Status Store::ReleaseStaleLocks() {
+  MutexLock lock(mutex_);
+  return Execute("DELETE FROM locks WHERE operation_id NOT IN (SELECT id FROM operations WHERE ended = 0)");
+}
+
 absl::StatusOr<std::string> Store::LockHolder(const std::string& service, const std::string& environment) {
   MutexLock lock(mutex_);
   Statement statement(database_, "SELECT operation_id FROM locks WHERE service = ? AND environment = ?");

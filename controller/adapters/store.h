@@ -73,6 +73,9 @@ class Store {
   // FAILED_PRECONDITION, with the holder's id as message, when another operation has it. Taking it twice is fine.
   absl::Status TakeLock(const std::string& service, const std::string& environment, const std::string& operation_id);
   absl::Status ReleaseLock(const std::string& operation_id);
+  // Gives back locks whose operation was never recorded, or has ended: a controller that was killed in between left
+  // them.
+  absl::Status ReleaseStaleLocks();
   absl::StatusOr<std::string> LockHolder(const std::string& service, const std::string& environment);
 
  private:
