@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What is refused, is refused before anything is touched: each test compares trees and processes before and after."""
+import contextlib
 import os
 import signal
 import subprocess
@@ -108,30 +109,44 @@ class Refusals(unittest.TestCase):
         self.refused("rollbakc", "prod", code=USAGE)
         self.refused("rollback", "prod", "--two", "v1.0.0", code=USAGE)
 
-    @unittest.skipUnless(os.geteuid() == 0, "mounting takes root")
-    def test_a_mount_inside_the_tree(self):
+    @contextlib.contextmanager
+    def agent_that_sees(self, host, mounts):
+        """The host's agent, started again in a mount namespace of its own after the shell has run `mounts` in it."""
         fleet = self.fleet
-        # Seen by one agent alone: it is started again in a mount namespace of its own.
-        inner = os.path.join(fleet.tree("test-1"), "lib")
-        fleet.kill("test-1")
-        shell = fleet.path("mounted-agent")
-        with open(shell, "w", encoding="utf-8") as f:
-            f.write(f"#!/bin/sh\nmount -t tmpfs none '{inner}' && exec '{fleet.bin}/rb-agent' \"$@\"\n")
-        os.chmod(shell, 0o755)
-        if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
-            self.skipTest("no mount namespaces here")
+        if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+            self.skipTest("mounting takes root, and mount namespaces")
+        fleet.kill(host)
         with open(fleet.path("logs", "mounted.log"), "ab") as log:
-            agent = subprocess.Popen(["unshare", "-m", shell, "serve", "--config",
-                                      fleet.path("hosts", "test-1", "agent.yaml"), "--state",
-                                      fleet.path("hosts", "test-1", "state")], stdout=log, stderr=log)
+            agent = subprocess.Popen(
+                ["unshare", "-m", "sh", "-ec", f"{mounts}\nexec \"$@\"", "sh", f"{fleet.bin}/rb-agent", "serve",
+                 "--config", fleet.path("hosts", host, "agent.yaml"), "--state", fleet.path("hosts", host, "state")],
+                stdout=log, stderr=log)
         try:
-            fleet.wait_connected(["test-1"])
-            self.refused("rollback", "test", "--to", "v1.0.0", says=["mount", "test-1"])
+            fleet.wait_connected([host])
+            yield
         finally:
             agent.kill()
             agent.wait()
-            fleet.start_agent("test-1")
+            fleet.start_agent(host)
             fleet.wait_connected()
+
+    def test_a_mount_inside_the_tree(self):
+        inner = os.path.join(self.fleet.tree("test-1"), "lib")
+        with self.agent_that_sees("test-1", f"mount -t tmpfs none '{inner}'"):
+            self.refused("rollback", "test", "--to", "v1.0.0", says=["a mount lies inside the tree at lib", "test-1"])
+
+    def test_no_space(self):
+        # The same tree on a filesystem of 17 MiB: less stays free than has to.
+        tree = self.fleet.tree("prod-2")
+        copy = self.fleet.path("copy-of-tree")
+        with self.agent_that_sees("prod-2", f"""
+                cp -a '{tree}' '{copy}'
+                mount -t tmpfs -o size=17m none '{tree}'
+                cp -a '{copy}/.' '{tree}'
+                mkdir -p '{tree}/logs'
+                head -c 2000000 /dev/zero >'{tree}/logs/fill'"""):
+            self.refused("rollback", "prod", "--to", "v1.0.0", "--reason", "x",
+                         says=["not enough space beside", "prod-2", "are needed", "are free"])
 
     def test_bad_keys_are_named_with_line_and_nearest_spelling(self):
         fleet = self.fleet
