@@ -104,8 +104,8 @@ absl::Status Init(const Options& options) {
   if (LoadAuthority(options.folder).ok()) {
     return absl::AlreadyExistsError(absl::StrCat(options.folder, " holds a controller already. Nothing was changed"));
   }
-  for (const std::string& name : {options.name}) {
-    if (!IsValidName(name)) return absl::InvalidArgumentError(absl::StrCat("'", name, "' is not a name"));
+  if (!IsValidName(options.name)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", options.name, "' is not a name"));
   }
   RB_RETURN_IF_ERROR(MakeFolders(options.folder + "/pki", 0700));
   RB_ASSIGN_OR_RETURN(const KeyAndCertificate authority, MakeAuthority(absl::Now()));

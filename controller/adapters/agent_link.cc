@@ -96,6 +96,7 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
       v1::ConnectResponse welcome;
       welcome.mutable_welcome()->set_program_version(RB_VERSION);
       welcome.mutable_welcome()->set_protocol_version(1);
+      driver->FillPolicies(peer_.name, welcome.mutable_welcome());
       Send(std::move(welcome));
       LogInfo("controller", "agent ", peer_.name, " is connected");
       driver->OnAgentConnected(peer_.name, message.hello(), peer_.certificate_expires_at);

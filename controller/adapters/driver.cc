@@ -238,10 +238,7 @@ void Driver::MakePlanFor(const OperationSpec& spec, bool only_plan, std::functio
         undo_release = inspecting.history.undo_releases->at(host);
       }
       v1::ConnectResponse message;
-      *message.mutable_task() =
-          InspectTask(inspecting.scope.spec, absl::StrCat(key, "/", host), UINT64_MAX, undo_release);
-      // An inspection changes nothing, so no number can be too old for it; it must not raise the bar either.
-      message.mutable_task()->set_fencing_number(0);
+      *message.mutable_task() = InspectTask(inspecting.scope.spec, absl::StrCat(key, "/", host), undo_release);
       if (sender_.Send(host, std::move(message))) {
         inspecting.waiting.insert(host);
       } else {
@@ -564,6 +561,18 @@ v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::
 }
 
 // ---- agents
+
+void Driver::FillPolicies(const std::string& agent, v1::Welcome* welcome) const {
+  for (const auto& [name, service] : fleet_.services) {
+    for (const auto& [environment, hosts] : service.hosts) {
+      if (std::find(hosts.begin(), hosts.end(), agent) == hosts.end()) continue;
+      v1::ServicePolicy* policy = welcome->add_policies();
+      policy->set_service(name);
+      policy->set_retain_releases(service.retain_releases);
+      break;
+    }
+  }
+}
 
 void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at) {
   AgentInfo& info = agents_[agent];

@@ -64,6 +64,8 @@ class Driver {
   v1::ListAgentsResponse Agents();
   v1::GetStatusResponse Status(const v1::GetStatusRequest& request, absl::Status* status);
 
+  // What the fleet file says of the services on the agent's host.
+  void FillPolicies(const std::string& agent, v1::Welcome* welcome) const;
   void OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at);
   void OnAgentLost(const std::string& agent);
   void OnReport(const std::string& agent, const v1::ServiceReport& report);

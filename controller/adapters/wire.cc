@@ -469,12 +469,12 @@ v1::Task TaskFor(const Operation& operation, const StartStep& step) {
   return task;
 }
 
-v1::Task InspectTask(const OperationSpec& spec, const std::string& step_id, uint64_t fencing_number,
-                     const std::string& undo_release) {
+v1::Task InspectTask(const OperationSpec& spec, const std::string& step_id, const std::string& undo_release) {
   v1::Task task;
   task.set_operation_id(step_id);
   task.set_step_id(step_id);
-  task.set_fencing_number(fencing_number);
+  // It changes nothing, so no number can be too old for it; nor may it raise the bar for what changes something.
+  task.set_fencing_number(0);
   task.set_service(spec.service);
   v1::InspectStep* inspect = task.mutable_inspect();
   ComponentsToWire(spec.components, inspect->mutable_components());

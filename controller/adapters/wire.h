@@ -24,8 +24,7 @@ v1::Operation ToWire(const Operation& operation);
 v1::OperationState ToWire(OperationState state);
 
 v1::Task TaskFor(const Operation& operation, const StartStep& step);
-v1::Task InspectTask(const OperationSpec& spec, const std::string& step_id, uint64_t fencing_number,
-                     const std::string& undo_release);
+v1::Task InspectTask(const OperationSpec& spec, const std::string& step_id, const std::string& undo_release);
 
 std::string EncodeEvent(const Event& event);
 // DATA_LOSS. Total.

@@ -195,5 +195,18 @@ class MainRoad(unittest.TestCase):
         self.assertEqual(count, len(fleet.rbctl_json("history", "test")["operations"]))
 
 
+class Retention(unittest.TestCase):
+    def test_the_fleet_file_says_how_many_good_releases_stay(self):
+        fleet = self.enterContext(Fleet({"test": ["test-1"]}, retain=1))
+        fleet.deploy("test", "v1.0.0")
+        fleet.deploy("test", "v1.1.0")
+
+        def versions():
+            host = fleet.rbctl_json("backup", "list", "test")["hosts"][0]
+            return {release.get("version") for release in host.get("releases", [])}
+        wait_for(lambda: "v1.0.0" not in versions(), "the older good release to be removed")
+        self.assertIn("v1.1.0", versions())
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

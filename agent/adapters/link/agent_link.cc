@@ -158,7 +158,7 @@ class AgentLinkClientImpl final : public AgentLinkClient {
       open_ = true;
       wait_ = kFirstWait;
       LogInfo("agent", "connected to the controller at ", address_);
-      handlers_.on_open();
+      handlers_.on_open(message.welcome());
       return;
     }
     if (open_) handlers_.on_message(message);

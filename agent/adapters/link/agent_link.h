@@ -16,7 +16,7 @@ namespace rb::agent {
 class AgentLinkClient {
  public:
   struct Handlers {
-    std::function<void()> on_open;
+    std::function<void(const v1::Welcome&)> on_open;
     std::function<void()> on_close;
     std::function<void(const v1::ConnectResponse&)> on_message;
   };

@@ -30,7 +30,6 @@ namespace {
 constexpr size_t kLoopCapacity = 1000;
 constexpr absl::Duration kReportInterval = absl::Seconds(30);
 constexpr size_t kReleasesReported = 200;
-constexpr uint32_t kReleasesKept = 10;
 
 absl::string_view KindOf(const Task& task) {
   static constexpr absl::string_view kNames[] = {"inspect", "backup", "prepare", "commit", "verify", "revert", "keep"};
@@ -75,7 +74,7 @@ class Daemon {
     hello.set_process_id(RandomHex(8));
     for (const std::string& name : names_) hello.add_services(name);
     AgentLinkClient::Handlers handlers;
-    handlers.on_open = [this] { OnOpen(); };
+    handlers.on_open = [this](const v1::Welcome& welcome) { OnOpen(welcome); };
     handlers.on_close = [this] { metrics_->SetLinkConnected(false); };
     handlers.on_message = [this](const v1::ConnectResponse& message) { OnMessage(message); };
     absl::StatusOr<std::unique_ptr<AgentLinkClient>> link = AgentLinkClient::Create(
@@ -106,7 +105,7 @@ class Daemon {
     if (link_ != nullptr) link_->Stop();
     background_.Stop();
     for (auto& [name, worker] : workers_) worker.loop->Stop();
-    return failure_;
+    return absl::OkStatus();
   }
 
  private:
@@ -115,6 +114,7 @@ class Daemon {
     std::unique_ptr<EventLoop> loop;
     bool report_waits = false;
     bool proof_waits = false;
+    uint32_t retain_releases = 0;  // 0: not known, so nothing is pruned
     std::string last_report;
   };
 
@@ -152,6 +152,8 @@ class Daemon {
       progress.operation_id = task.operation_id;
       progress.step_id = task.step_id;
       progress.service = task.service;
+      const absl::StatusOr<OpenTransaction> open = service->engine().GetOpenTransaction();
+      const std::string method = open.ok() && open->target_release.empty() ? "git" : "backup";
       TaskResult result = service->runner().Run(
           task,
           [this, &progress](Stage stage, const std::string& detail) {
@@ -165,11 +167,11 @@ class Daemon {
           },
           service->cancelled());
       const std::string kind(KindOf(task));
-      loop_.PostResult([this, result = std::move(result), kind] {
+      loop_.PostResult([this, result = std::move(result), kind, method] {
         metrics_->OnStep(kind, result.status.ok());
         if (kind == "backup" && result.status.ok()) metrics_->OnBackup(result.service, clock_.Now());
         if (kind == "verify" && result.times.downtime > absl::ZeroDuration()) {
-          metrics_->OnRecovery(result.service, "backup", result.verdict == Verdict::kHealthy ? "kept" : "unhealthy",
+          metrics_->OnRecovery(result.service, method, result.verdict == Verdict::kHealthy ? "kept" : "unhealthy",
                                result.times.downtime);
         }
         if (!result.status.ok()) LogWarning("agent", result.service, " ", kind, ": ", result.status.message());
@@ -196,8 +198,12 @@ class Daemon {
     });
   }
 
-  void OnOpen() {
+  void OnOpen(const v1::Welcome& welcome) {
     metrics_->SetLinkConnected(true);
+    for (const v1::ServicePolicy& policy : welcome.policies()) {
+      const auto worker = workers_.find(policy.service());
+      if (worker != workers_.end()) worker->second.retain_releases = policy.retain_releases();
+    }
     for (auto& [name, worker] : workers_) {
       if (!worker.last_report.empty()) {
         v1::ConnectRequest message;
@@ -304,23 +310,29 @@ class Daemon {
     Worker& worker = workers_.at(name);
     if (worker.proof_waits) return;
     worker.proof_waits = true;
-    background_.PostResult([this, name, release, service = worker.service.get()] {
+    background_.PostResult([this, name, release, service = worker.service.get(), retain = worker.retain_releases] {
       const absl::StatusOr<ProofReport> proof = service->engine().Prove(release);
       if (!proof.ok()) {
         LogWarning("agent", release, " could not be proved now: ", proof.status().message());
       } else if (!proof->findings.empty()) {
         LogError("agent", release, " is damaged: ", proof->findings[0]);
       }
-      const absl::StatusOr<PruneReport> pruned = service->engine().Prune(kReleasesKept, {});
-      if (pruned.ok() && !pruned->removed.empty()) {
-        LogInfo("agent", name, ": removed ", pruned->removed.size(), " old releases");
-      }
+      if (retain > 0) Prune(name, service, retain);
       const bool try_next = proof.ok();
       loop_.PostResult([this, name, try_next] {
         workers_.at(name).proof_waits = false;
         if (try_next) Report(name);
       });
     });
+  }
+
+  static void Prune(const std::string& name, Service* service, uint32_t retain) {
+    const absl::StatusOr<PruneReport> pruned = service->engine().Prune(retain, {});
+    if (!pruned.ok()) {
+      LogWarning("agent", name, ": old releases stay for now: ", pruned.status().message());
+    } else if (!pruned->removed.empty()) {
+      LogInfo("agent", name, ": removed ", pruned->removed.size(), " old releases");
+    }
   }
 
   const v1::AgentConfig& config_;
@@ -333,7 +345,6 @@ class Daemon {
   AgentState state_;
   std::unique_ptr<AgentJournal> journal_;
   std::unique_ptr<AgentLinkClient> link_;
-  absl::Status failure_;
   EventLoop loop_;
   EventLoop background_;
 };
