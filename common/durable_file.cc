@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
@@ -23,6 +24,8 @@ std::string ParentOf(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+}  // namespace
+
 absl::Status WriteAll(int fd, absl::string_view content, absl::string_view path) {
   while (!content.empty()) {
     const ssize_t written = write(fd, content.data(), content.size());
@@ -34,8 +37,6 @@ absl::Status WriteAll(int fd, absl::string_view content, absl::string_view path)
   }
   return absl::OkStatus();
 }
-
-}  // namespace
 
 absl::Status WriteFileDurably(const std::string& path, absl::string_view content, mode_t mode) {
   const std::string temporary = absl::StrCat(path, ".", RandomHex(6), ".tmp");
@@ -56,19 +57,27 @@ absl::Status WriteFileDurably(const std::string& path, absl::string_view content
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t limit_bytes) {
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  // By the size that it says it has, and on to its end: files of /proc say 0.
+  struct stat info {};
+  if (fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, absl::StrCat("look at ", path));
   std::string content;
-  char buffer[64 << 10];
+  size_t filled = 0;
   while (true) {
-    const ssize_t got = read(fd.get(), buffer, sizeof(buffer));
+    const size_t expected = info.st_size > 0 ? static_cast<size_t>(info.st_size) : 0;
+    content.resize(std::min(std::max(expected, filled) + 4096, limit_bytes + 1));
+    const ssize_t got = read(fd.get(), content.data() + filled, content.size() - filled);
     if (got < 0) {
       if (errno == EINTR) continue;
       return ErrnoStatus(errno, absl::StrCat("read ", path));
     }
-    if (got == 0) return content;
-    if (content.size() + static_cast<size_t>(got) > limit_bytes) {
+    filled += static_cast<size_t>(got);
+    if (filled > limit_bytes) {
       return absl::ResourceExhaustedError(absl::StrCat(path, " is larger than ", limit_bytes, " bytes"));
     }
-    content.append(buffer, static_cast<size_t>(got));
+    if (got == 0) {
+      content.resize(filled);
+      return content;
+    }
   }
 }
 

@@ -19,6 +19,9 @@ namespace rb {
 // is untouched and no temporary file is left. A failed fsync is not retried.
 absl::Status WriteFileDurably(const std::string& path, absl::string_view content, mode_t mode = 0600);
 
+// All of `content`, through interruptions and short writes. `path` is for the error alone.
+absl::Status WriteAll(int fd, absl::string_view content, absl::string_view path);
+
 // The whole file. NOT_FOUND when it is not there; RESOURCE_EXHAUSTED when it is larger than `limit_bytes`.
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t limit_bytes = 64 << 20);
 

@@ -155,22 +155,19 @@ class Differ {
   std::pair<size_t, size_t> Both(size_t l, size_t t, absl::Status* status) {
     const LiveEntry& live = live_[l];
     const Entry& entry = target_[t];
-    if (!Selected(entry.path)) return {l + 1, t + 1};
     const bool live_is_folder = live.entry.type == EntryType::kFolder;
     const bool target_is_folder = entry.type == EntryType::kFolder;
+    // First what nearly all are: the same. Whether a path is selected takes matching it against patterns.
+    const bool same = live.entry.attributes == entry.attributes && live.entry.SameContent(entry) &&
+                      (live_is_folder || relinked_.empty() || !relinked_.contains(entry.path));
+    if (same || !Selected(entry.path)) return {l + 1, t + 1};
     if (live_is_folder && target_is_folder) {
-      if (live.entry.attributes != entry.attributes) {
-        if (!live.entry.attributes.EqualsButForTime(entry.attributes)) {
-          Count(&result_.delta.other_changes, entry.path);
-        }
-        attribute_changes_.emplace_back(entry.path, std::make_pair(l, t));
+      if (!live.entry.attributes.EqualsButForTime(entry.attributes)) {
+        Count(&result_.delta.other_changes, entry.path);
       }
-      folder_pairs_[entry.path] = {l, t};
+      attribute_changes_.emplace_back(entry.path, std::make_pair(l, t));
       return {l + 1, t + 1};
     }
-    const bool same =
-        live.entry.SameContent(entry) && live.entry.attributes == entry.attributes && !relinked_.contains(entry.path);
-    if (same) return {l + 1, t + 1};
     Change change;
     change.kind = Change::Kind::kExchange;
     change.path = entry.path;
@@ -236,10 +233,18 @@ class Differ {
 
   void FolderAttributes() {
     // Moving names in and out changes a folder's time: every touched folder gets its own again at the end.
+    std::sort(touched_.begin(), touched_.end());
+    touched_.erase(std::unique(touched_.begin(), touched_.end()), touched_.end());
     for (const std::string& path : touched_) {
-      if (const auto found = folder_pairs_.find(path); found != folder_pairs_.end()) {
-        attribute_changes_.emplace_back(path, found->second);
-      }
+      const auto live =
+          std::lower_bound(live_.begin(), live_.end(), path,
+                           [](const LiveEntry& each, const auto& wanted) { return PathLess(each.entry.path, wanted); });
+      const auto target =
+          std::lower_bound(target_.begin(), target_.end(), path,
+                           [](const Entry& each, const auto& wanted) { return PathLess(each.path, wanted); });
+      if (live == live_.end() || target == target_.end() || live->entry.path != path || target->path != path) continue;
+      if (live->entry.type != EntryType::kFolder || target->type != EntryType::kFolder || !Selected(path)) continue;
+      attribute_changes_.emplace_back(path, std::make_pair(live - live_.begin(), target - target_.begin()));
     }
     std::sort(attribute_changes_.begin(), attribute_changes_.end(),
               [](const auto& a, const auto& b) { return PathLess(b.first, a.first); });
@@ -260,7 +265,6 @@ class Differ {
   const std::vector<Entry>& target_;
   const ChangeRules& rules_;
   absl::flat_hash_set<std::string> relinked_;
-  std::map<std::string, std::pair<size_t, size_t>> folder_pairs_;
   std::vector<std::pair<std::string, std::pair<size_t, size_t>>> attribute_changes_;
   std::vector<std::string> touched_;
   std::vector<std::string> samples_;

@@ -25,6 +25,8 @@ class Encoder {
     Number(text.size());
     out_.append(text.data(), text.size());
   }
+  // As it is, without its length.
+  void Literal(absl::string_view text) { out_.append(text.data(), text.size()); }
   void Raw(const Digest& digest) { out_.append(reinterpret_cast<const char*>(digest.bytes.data()), 32); }
   std::string Take() { return std::move(out_); }
   const std::string& bytes() const { return out_; }
@@ -52,13 +54,15 @@ class Decoder {
     const uint64_t value = Number();
     return static_cast<int64_t>(value >> 1) ^ -static_cast<int64_t>(value & 1);
   }
-  std::string Text() {
+  std::string Text() { return std::string(View()); }
+  // A part of what is being decoded.
+  absl::string_view View() {
     const uint64_t size = Number();
     if (size > data_.size()) {
       Fail();
-      return "";
+      return absl::string_view();
     }
-    std::string text(data_.substr(0, size));
+    const absl::string_view text = data_.substr(0, size);
     data_.remove_prefix(size);
     return text;
   }

@@ -7,10 +7,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -65,7 +68,7 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
     RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
     RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, false, false));
-    return RecordRelease(live, request, true);
+    return RecordRelease(&live, request, true);
   }
 
   absl::StatusOr<std::vector<Release>> Releases() override { return files_.List(nullptr); }
@@ -79,7 +82,8 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
     RB_ASSIGN_OR_RETURN(const Release release, files_.Load(current.release_name));
     RB_ASSIGN_OR_RETURN(const Manifest manifest, files_.LoadManifest(release));
-    RB_ASSIGN_OR_RETURN(const Snapshot live, TakeSnapshot(false, true, false));
+    RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(false, true, false));
+    RB_RETURN_IF_ERROR(Settle(&live));
     RB_ASSIGN_OR_RETURN(const ChangeSet changes, ComputeChanges(live.live, manifest, Rules(Components(), nullptr)));
     const bool drifted = !changes.delta.empty();
     if (drifted != current.drifted) {
@@ -111,7 +115,8 @@ class EngineImpl final : public Engine {
     MutexLock lock(mutex_);
     RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
     RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
-    RB_ASSIGN_OR_RETURN(const Snapshot live, TakeSnapshot(false, true, components.data));
+    RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(false, true, components.data));
+    RB_RETURN_IF_ERROR(Settle(&live));
     RB_ASSIGN_OR_RETURN(const Manifest manifest, LoadTargetManifest(target, live));
     RB_ASSIGN_OR_RETURN(const std::optional<std::vector<std::string>> baseline, BaselinePaths(target));
     RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
@@ -138,7 +143,6 @@ class EngineImpl final : public Engine {
       return absl::FailedPreconditionError(absl::StrJoin(problems, "; "));
     }
     const absl::Duration begin = options_.clock->Monotonic();
-    times_ = EngineTimes();
     RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
     Progress("capturing");
     RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, components.data));
@@ -147,32 +151,19 @@ class EngineImpl final : public Engine {
     request.cause = Cause::kReplaced;
     request.operation_id = operation_id;
     request.reason = live.damage.empty() ? reason : absl::StrCat(reason, " [captured as it was: ", live.damage, "]");
-    RB_ASSIGN_OR_RETURN(const Current current, files_.LoadCurrent());
-    if (!current.release_name.empty()) {
-      // The commit is that of the current release only while the tree still equals it.
-      const absl::StatusOr<Release> known = files_.Load(current.release_name);
-      if (known.ok()) {
-        const absl::StatusOr<Manifest> manifest = files_.LoadManifest(*known);
-        if (manifest.ok()) {
-          const absl::StatusOr<ChangeSet> changes = ComputeChanges(live.live, *manifest, Rules(Components(), nullptr));
-          if (changes.ok() && changes->delta.empty()) {
-            request.commit = current.commit;
-            request.version = current.version;
-          }
-        }
-      }
-    }
-    RB_ASSIGN_OR_RETURN(prepared.replaced, RecordRelease(live, request, false));
-    RB_FAILPOINT("engine.prepare.after-capture");
-
     RB_ASSIGN_OR_RETURN(const Manifest manifest, LoadTargetManifest(target, live));
     RB_ASSIGN_OR_RETURN(const std::optional<std::vector<std::string>> baseline, BaselinePaths(target));
     RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
-    changes.delta.config_diff = ConfigDiff(changes, live, manifest);
-    prepared.delta = changes.delta;
-    if (const std::vector<std::string> problems = ProblemsLocked(changes.delta); !problems.empty()) {
-      return absl::FailedPreconditionError(absl::StrJoin(problems, "; "));
+    // The commit is that of the current release only while the tree still equals it.
+    RB_ASSIGN_OR_RETURN(const Current current, files_.LoadCurrent());
+    const bool target_is_current =
+        !target.release_name.empty() && current.release_name == target.release_name && components == Components();
+    if (target_is_current ? changes.delta.empty() : Equals(live.live, current.release_name)) {
+      request.commit = current.commit;
+      request.version = current.version;
     }
+    prepared.delta = changes.delta;
+    if (const std::string lack = LackOfSpace(changes.delta); !lack.empty()) return absl::FailedPreconditionError(lack);
 
     Intent intent;
     intent.operation_id = operation_id;
@@ -184,16 +175,24 @@ class EngineImpl final : public Engine {
       intent.target_commit = release.commit;
       intent.target_version = release.version;
     }
-    intent.replaced_release = prepared.replaced.name;
     intent.reason = reason;
     intent.staging_name = absl::StrCat("tx-", RandomHex(6));
-    if (target.release_name.empty()) {
-      // A release has its manifest already, and Prune keeps it while this is open.
-      intent.target_manifest_file = intent.staging_name;
-      RB_RETURN_IF_ERROR(files_.SaveTarget(intent.target_manifest_file, EncodeManifest(manifest)));
-    }
     Progress("staging");
-    absl::Status staged = Stage(live, manifest, changes, &intent);
+    // Recording what is replaced and staging what replaces it have nothing to do with each other.
+    absl::StatusOr<Release> replaced;
+    absl::Status staged = Stage(live, manifest, changes, &intent, &live.times,
+                                [&] { return (replaced = RecordRelease(&live, request, false)).status(); });
+    if (staged.ok()) {
+      RB_FAILPOINT("engine.prepare.after-capture");
+      prepared.replaced = *std::move(replaced);
+      prepared.delta.config_diff = ConfigDiff(changes, live, manifest);
+      intent.replaced_release = prepared.replaced.name;
+      if (target.release_name.empty()) {
+        // A release has its manifest already, and Prune keeps it while this is open.
+        intent.target_manifest_file = intent.staging_name;
+        staged = files_.SaveTarget(intent.target_manifest_file, EncodeManifest(manifest));
+      }
+    }
     if (staged.ok()) {
       RB_FAILPOINT("engine.prepare.before-intent");
       std::vector<std::string> none;
@@ -205,8 +204,8 @@ class EngineImpl final : public Engine {
       return staged;
     }
     RB_FAILPOINT("engine.prepare.after-intent");
-    times_.total = options_.clock->Monotonic() - begin;
-    prepared.times = times_;
+    live.times.total = options_.clock->Monotonic() - begin;
+    prepared.times = live.times;
     return prepared;
   }
 
@@ -243,12 +242,13 @@ class EngineImpl final : public Engine {
     if (journal.commit_done) return times;
     const absl::Duration begin = options_.clock->Monotonic();
     RB_ASSIGN_OR_RETURN(const Handles handles, OpenHandles(journal.intent));
+    TransactionFolders folders(handles.tree.get(), handles.staging.get());
     if (!journal.commit_begun) {
-      RB_RETURN_IF_ERROR(CheckUnchanged(journal.intent, handles.folders()));
+      RB_RETURN_IF_ERROR(CheckUnchanged(journal.intent, folders));
       RB_RETURN_IF_ERROR(Mark(kCommitBegun));
       RB_FAILPOINT("engine.commit.after-begin");
     }
-    const absl::Status applied = ApplyForward(journal.intent, handles.folders());
+    const absl::Status applied = ApplyForward(journal.intent, folders);
     if (!applied.ok()) {
       const absl::Status undone = UndoLocked(journal.intent);
       return Annotate(applied, undone.ok()
@@ -298,7 +298,7 @@ class EngineImpl final : public Engine {
       request.version = intent.target_version;
       request.operation_id = operation_id;
       request.reason = intent.reason;
-      RB_ASSIGN_OR_RETURN(release, RecordRelease(live, request, false));
+      RB_ASSIGN_OR_RETURN(release, RecordRelease(&live, request, false));
     } else {
       RB_ASSIGN_OR_RETURN(release, files_.Load(intent.target_release));
     }
@@ -336,7 +336,11 @@ class EngineImpl final : public Engine {
       absl::Status applied = absl::OkStatus();
       {
         absl::StatusOr<Handles> handles = OpenHandles(journal.intent);
-        applied = handles.ok() ? ApplyForward(journal.intent, handles->folders()) : handles.status();
+        applied = handles.status();
+        if (applied.ok()) {
+          TransactionFolders folders(handles->tree.get(), handles->staging.get());
+          applied = ApplyForward(journal.intent, folders);
+        }
       }
       if (applied.ok()) {
         RB_RETURN_IF_ERROR(Mark(kCommitDone));
@@ -448,10 +452,26 @@ class EngineImpl final : public Engine {
   }
 
  private:
+  // What a database looked like when it was copied; the copy's size is that of the entry.
+  struct DatabaseFacts {
+    uint64_t file_size = 0;
+    int64_t log_mtime_ns = 0;
+    uint64_t log_size = 0;
+  };
+
   struct Snapshot {
     LiveTree live;
-    Manifest manifest;   // the same, as entries
     std::string damage;  // a database that could not be copied as one, for a person
+    EngineTimes times;
+    // Content that was read and is not durable yet, and what is to be remembered of it: see Settle.
+    std::unique_ptr<ObjectStore::Writer> writer;
+    std::map<std::string, DatabaseFacts> databases;
+    bool cache_is_stale = false;
+
+    // Databases' journal files are part of a release only when there is no whole copy.
+    bool Holds(const ServiceTree& tree, const LiveEntry& entry) const {
+      return !damage.empty() || !IsDatabaseSidecar(tree, entry.entry.path);
+    }
   };
 
   struct Journal {
@@ -465,7 +485,6 @@ class EngineImpl final : public Engine {
   struct Handles {
     UniqueFd tree;
     UniqueFd staging;
-    TransactionFolders folders() const { return {tree.get(), staging.get()}; }
   };
 
   absl::StatusOr<FileLock> LockService() const { return FileLock::TryAcquire(files_.folder() + "/lock"); }
@@ -552,7 +571,8 @@ class EngineImpl final : public Engine {
     RB_FAILPOINT("engine.undo.after-begin");
     {
       RB_ASSIGN_OR_RETURN(const Handles handles, OpenHandles(intent));
-      RB_RETURN_IF_ERROR(ApplyBackward(intent, handles.folders()));
+      TransactionFolders folders(handles.tree.get(), handles.staging.get());
+      RB_RETURN_IF_ERROR(ApplyBackward(intent, folders));
     }
     return Discard(intent);
   }
@@ -576,6 +596,18 @@ class EngineImpl final : public Engine {
       if (name != keep) RB_RETURN_IF_ERROR(RemoveTreeAt(root.get(), name));
     }
     return absl::OkStatus();
+  }
+
+  // Empty when there is enough for what is to be staged, and some.
+  std::string LackOfSpace(const Delta& delta) const {
+    const absl::StatusOr<UniqueFd> staging = OpenStagingRoot();
+    if (!staging.ok()) return std::string(staging.status().message());
+    struct statvfs space {};
+    if (fstatvfs(staging->get(), &space) != 0) return "";
+    const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
+    if (free_bytes >= delta.bytes_to_stage + kSpareBytes) return "";
+    return absl::StrCat("not enough space beside ", tree_.tree, ": ", FormatBytes(delta.bytes_to_stage + kSpareBytes),
+                        " are needed, ", FormatBytes(free_bytes), " are free");
   }
 
   std::vector<std::string> ProblemsLocked(const std::optional<Delta>& delta) {
@@ -606,15 +638,7 @@ class EngineImpl final : public Engine {
           absl::StrCat("the filesystem of ", tree_.tree, " cannot exchange files: ", exchange.message()));
     }
     if (delta.has_value()) {
-      struct statvfs space {};
-      if (fstatvfs(staging->get(), &space) == 0) {
-        const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
-        if (free_bytes < delta->bytes_to_stage + kSpareBytes) {
-          problems.push_back(absl::StrCat("not enough space beside ", tree_.tree, ": ",
-                                          FormatBytes(delta->bytes_to_stage + kSpareBytes), " are needed, ",
-                                          FormatBytes(free_bytes), " are free"));
-        }
-      }
+      if (std::string lack = LackOfSpace(*delta); !lack.empty()) problems.push_back(std::move(lack));
     }
     return problems;
   }
@@ -678,34 +702,29 @@ class EngineImpl final : public Engine {
 
   // ---- capture
 
-  // `with_sidecars`: the live tree lists databases' journal files too, so that they can be replaced; the manifest does
-  // not.
+  // `with_sidecars`: the live tree lists databases' journal files too, so that they can be replaced. Nothing that is
+  // written is durable before Settle.
   absl::StatusOr<Snapshot> TakeSnapshot(bool store_content, bool accept_damage, bool with_sidecars) {
     const absl::Duration begin = options_.clock->Monotonic();
     RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenTree());
     Snapshot snapshot;
     const int64_t walk_began_ns = absl::ToUnixNanos(absl::Now());
     RB_ASSIGN_OR_RETURN(snapshot.live, WalkTree(root.get(), tree_, with_sidecars));
-    times_.walk += options_.clock->Monotonic() - begin;
+    snapshot.times.walk = options_.clock->Monotonic() - begin;
 
-    StatCache old_cache = files_.LoadStatCache();
-    StatCache new_cache;
-    new_cache.reserve(old_cache.size());
     std::vector<size_t> to_read;
     std::vector<size_t> databases;
-    bool cache_changed = false;
-    size_t c = 0;
+    uint64_t known_count = 0;
+    StatCacheReader cache = files_.LoadStatCache();
+    const CachedContent* cached = cache.Next();
     for (size_t i = 0; i < snapshot.live.entries.size(); ++i) {
       LiveEntry& live = snapshot.live.entries[i];
       if (live.entry.type != EntryType::kFile || live.entry.size == 0) continue;
-      const bool is_database = std::find(tree_.sqlite_paths.begin(), tree_.sqlite_paths.end(), live.entry.path) !=
-                                   tree_.sqlite_paths.end() &&
-                               options_.database_copier != nullptr;
-      while (c < old_cache.size() && PathLess(old_cache[c].path, live.entry.path)) ++c;
-      CachedContent* const cached =
-          c < old_cache.size() && old_cache[c].path == live.entry.path ? &old_cache[c] : nullptr;
-      bool known = cached != nullptr && cached->inode == live.inode && cached->ctime_ns == live.ctime_ns &&
-                   cached->mtime_ns == live.entry.attributes.mtime_ns && cached->size == live.entry.size;
+      const bool is_database = IsDatabase(live.entry.path);
+      while (cached != nullptr && PathLess(cached->path, live.entry.path)) cached = cache.Next();
+      bool known = cached != nullptr && cached->path == live.entry.path && cached->inode == live.inode &&
+                   cached->ctime_ns == live.ctime_ns && cached->mtime_ns == live.entry.attributes.mtime_ns &&
+                   cached->size == live.entry.size;
       if (known && is_database) {
         const auto [log_mtime_ns, log_size] = DatabaseLog(root.get(), live.entry.path);
         known = log_mtime_ns == cached->log_mtime_ns && log_size == cached->log_size;
@@ -715,49 +734,71 @@ class EngineImpl final : public Engine {
                             [&](const Digest& chunk) { return store_->Contains(chunk); });
       }
       if (known) {
+        if (is_database) snapshot.databases[live.entry.path] = {cached->size, cached->log_mtime_ns, cached->log_size};
         live.entry.chunks = cached->chunks;
+        live.entry.attributes.xattrs = cached->xattrs;
         live.entry.size = cached->content_size;
-        ++c;
-        new_cache.push_back(std::move(*cached));
+        live.is_settled = true;
+        ++known_count;
       } else if (is_database) {
         databases.push_back(i);
       } else {
         to_read.push_back(i);
       }
     }
-    RB_RETURN_IF_ERROR(ReadFiles(root.get(), to_read, store_content, &snapshot.live));
-    for (const size_t i : to_read) {
-      const LiveEntry& live = snapshot.live.entries[i];
-      if (live.ctime_ns + kRacyNs >= walk_began_ns) continue;
-      CachedContent content;
+    snapshot.cache_is_stale = known_count != cache.count();
+    const absl::Duration read_begin = options_.clock->Monotonic();
+    if (store_content) snapshot.writer = store_->NewWriter();
+    RB_RETURN_IF_ERROR(ReadFiles(root.get(), to_read, snapshot.writer.get(), &snapshot.live));
+    for (const size_t i : databases) {
+      RB_RETURN_IF_ERROR(CaptureDatabase(root.get(), accept_damage, i, &snapshot));
+    }
+    for (const std::vector<size_t>* read : {&to_read, &databases}) {
+      for (const size_t i : *read) {
+        LiveEntry& live = snapshot.live.entries[i];
+        live.is_settled = live.ctime_ns + kRacyNs < walk_began_ns &&
+                          (read == &to_read || snapshot.databases.count(live.entry.path) != 0);
+        snapshot.cache_is_stale = snapshot.cache_is_stale || live.is_settled;
+      }
+    }
+    if (!snapshot.damage.empty() && !with_sidecars) RB_RETURN_IF_ERROR(AddSidecars(root.get(), &snapshot));
+    snapshot.times.hash = options_.clock->Monotonic() - read_begin;
+    return snapshot;
+  }
+
+  bool IsDatabase(const std::string& path) const {
+    return options_.database_copier != nullptr &&
+           std::find(tree_.sqlite_paths.begin(), tree_.sqlite_paths.end(), path) != tree_.sqlite_paths.end();
+  }
+
+  // Makes what was read durable and visible; only then is it remembered as known.
+  absl::Status Settle(Snapshot* snapshot) {
+    if (snapshot->writer != nullptr) RB_RETURN_IF_ERROR(snapshot->writer->Finish());
+    snapshot->writer.reset();
+    if (!snapshot->cache_is_stale) return absl::OkStatus();
+    StatCacheWriter cache;
+    CachedContent content;
+    for (const LiveEntry& live : snapshot->live.entries) {
+      if (!live.is_settled) continue;
+      content.path = live.entry.path;
       content.inode = live.inode;
       content.ctime_ns = live.ctime_ns;
       content.mtime_ns = live.entry.attributes.mtime_ns;
       content.size = live.entry.size;
       content.content_size = live.entry.size;
+      content.log_mtime_ns = 0;
+      content.log_size = 0;
+      if (const auto facts = snapshot->databases.find(live.entry.path); facts != snapshot->databases.end()) {
+        content.size = facts->second.file_size;
+        content.log_mtime_ns = facts->second.log_mtime_ns;
+        content.log_size = facts->second.log_size;
+      }
+      content.xattrs = live.entry.attributes.xattrs;
       content.chunks = live.entry.chunks;
-      content.path = live.entry.path;
-      new_cache.push_back(std::move(content));
-      cache_changed = true;
+      cache.Add(content);
     }
-    for (const size_t i : databases) {
-      RB_RETURN_IF_ERROR(CaptureDatabase(root.get(), store_content, accept_damage, walk_began_ns,
-                                         &snapshot.live.entries[i], &new_cache, &snapshot.damage));
-      cache_changed = true;
-    }
-    if (!snapshot.damage.empty() && !with_sidecars)
-      RB_RETURN_IF_ERROR(AddSidecars(root.get(), store_content, &snapshot.live));
-    if (cache_changed || new_cache.size() != old_cache.size()) {
-      std::sort(new_cache.begin(), new_cache.end(),
-                [](const CachedContent& a, const CachedContent& b) { return PathLess(a.path, b.path); });
-      RB_RETURN_IF_ERROR(files_.SaveStatCache(new_cache));
-    }
-    snapshot.manifest.entries.reserve(snapshot.live.entries.size());
-    for (const LiveEntry& live : snapshot.live.entries) {
-      if (snapshot.damage.empty() && IsDatabaseSidecar(tree_, live.entry.path)) continue;
-      snapshot.manifest.entries.push_back(live.entry);
-    }
-    return snapshot;
+    snapshot->cache_is_stale = false;
+    return files_.SaveStatCache(cache.Take());
   }
 
   static std::pair<int64_t, uint64_t> DatabaseLog(int root, const std::string& path) {
@@ -768,28 +809,23 @@ class EngineImpl final : public Engine {
     return {info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec, static_cast<uint64_t>(info.st_size)};
   }
 
-  // Reads, and with `store_content` stores, the files at `indices`, on two threads: hashing and compressing cost more
-  // than reading here.
-  absl::Status ReadFiles(int root, const std::vector<size_t>& indices, bool store_content, LiveTree* live) {
-    const absl::Duration begin = options_.clock->Monotonic();
+  // Reads, and with `writer` stores, the files at `indices`; many of them on two threads: hashing and compressing cost
+  // more than reading here.
+  absl::Status ReadFiles(int root, const std::vector<size_t>& indices, ObjectStore::Writer* writer, LiveTree* live) {
+    const size_t parts = indices.size() >= kManyFiles ? 2 : 1;
     absl::Status results[2];
-    const auto work = [&](size_t part, size_t parts) -> absl::Status {
-      const std::unique_ptr<ObjectStore::Writer> writer = store_content ? store_->NewWriter() : nullptr;
+    const auto work = [&](size_t part) -> absl::Status {
       std::string buffer;
       for (size_t k = part; k < indices.size(); k += parts) {
         if (k % 256 == part) RB_RETURN_IF_ERROR(CheckCancelled());
-        RB_RETURN_IF_ERROR(ReadFileAt(root, writer.get(), &buffer, &live->entries[indices[k]]));
+        RB_RETURN_IF_ERROR(ReadFileAt(root, writer, &buffer, &live->entries[indices[k]]));
       }
-      return writer == nullptr ? absl::OkStatus() : writer->Finish();
+      return absl::OkStatus();
     };
-    if (indices.size() < 64) {
-      results[0] = work(0, 1);
-    } else {
-      std::thread second([&] { results[1] = work(1, 2); });
-      results[0] = work(0, 2);
-      second.join();
-    }
-    times_.hash += options_.clock->Monotonic() - begin;
+    std::thread second;
+    if (parts == 2) second = std::thread([&] { results[1] = work(1); });
+    results[0] = work(0);
+    if (second.joinable()) second.join();
     RB_RETURN_IF_ERROR(results[0]);
     return results[1];
   }
@@ -806,16 +842,13 @@ class EngineImpl final : public Engine {
     if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
       return absl::AbortedError(absl::StrCat(Printable(path), " changed while it was being captured; try again"));
     }
-    const int64_t ctime_ns = info.st_ctim.tv_sec * 1000000000 + info.st_ctim.tv_nsec;
-    if (info.st_ino != live->inode || ctime_ns != live->ctime_ns) {
-      // Another file, or a changed one, has the name since the walk. Content and attributes are those of one file:
-      // never one file's setuid bit with another's content.
-      if (info.st_ino != live->inode) live->entry.hard_link_group = 0;
-      live->inode = info.st_ino;
-      live->ctime_ns = ctime_ns;
-      live->entry.sparse = info.st_blocks * 512 < info.st_size;
-      RB_ASSIGN_OR_RETURN(live->entry.attributes, ReadAttributes(fd.get(), info, Printable(path)));
-    }
+    // Another file, or a changed one, may have the name since the walk. Content and attributes are those of one file:
+    // never one file's setuid bit with another's content.
+    if (info.st_ino != live->inode) live->entry.hard_link_group = 0;
+    live->inode = info.st_ino;
+    live->ctime_ns = info.st_ctim.tv_sec * 1000000000 + info.st_ctim.tv_nsec;
+    live->entry.sparse = info.st_blocks * 512 < info.st_size;
+    RB_ASSIGN_OR_RETURN(live->entry.attributes, ReadAttributes(fd.get(), info, Printable(path)));
     return ReadOpenFile(fd.get(), Printable(path), writer, buffer, &live->entry);
   }
 
@@ -856,65 +889,75 @@ class EngineImpl final : public Engine {
     return absl::OkStatus();
   }
 
-  absl::Status CaptureDatabase(int root, bool store_content, bool accept_damage, int64_t walk_began_ns, LiveEntry* live,
-                               StatCache* cache, std::string* damage) {
+  absl::Status CaptureDatabase(int root, bool accept_damage, size_t index, Snapshot* snapshot) {
+    LiveEntry* const live = &snapshot->live.entries[index];
+    ObjectStore::Writer* const writer = snapshot->writer.get();
     const std::string copy = absl::StrCat(files_.folder(), "/database-copy-", RandomHex(4));
     const std::string source = absl::StrCat(tree_.tree, "/", live->entry.path);
-    const auto [log_mtime_ns, log_size] = DatabaseLog(root, live->entry.path);
-    const uint64_t file_size = live->entry.size;
-    absl::Status copied = options_.database_copier->Copy(source, copy);
-    const std::unique_ptr<ObjectStore::Writer> writer = store_content ? store_->NewWriter() : nullptr;
+    DatabaseFacts facts;
+    std::tie(facts.log_mtime_ns, facts.log_size) = DatabaseLog(root, live->entry.path);
+    facts.file_size = live->entry.size;
     std::string buffer;
-    if (copied.ok()) {
-      UniqueFd fd(open(copy.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-      copied = fd.valid() ? ReadOpenFile(fd.get(), copy, writer.get(), &buffer, &live->entry)
-                          : ErrnoStatus(errno, absl::StrCat("open ", copy));
-      unlink(copy.c_str());
-      RB_RETURN_IF_ERROR(copied);
-      live->entry.sparse = false;
-      if (live->ctime_ns + kRacyNs < walk_began_ns) {
-        CachedContent content;
-        content.inode = live->inode;
-        content.ctime_ns = live->ctime_ns;
-        content.mtime_ns = live->entry.attributes.mtime_ns;
-        content.size = file_size;
-        content.content_size = live->entry.size;
-        content.log_mtime_ns = log_mtime_ns;
-        content.log_size = log_size;
-        content.chunks = live->entry.chunks;
-        content.path = live->entry.path;
-        cache->push_back(std::move(content));
-      }
-    } else {
+    absl::Status copied = options_.database_copier->Copy(source, copy);
+    if (!copied.ok()) {
       if (!accept_damage) return Annotate(copied, absl::StrCat("database ", live->entry.path));
       // A rollback must be possible on a host whose database is broken: its bytes are kept as they are.
-      *damage =
-          absl::StrCat(damage->empty() ? "" : absl::StrCat(*damage, "; "), live->entry.path, ": ", copied.message());
-      RB_RETURN_IF_ERROR(ReadFileAt(root, writer.get(), &buffer, live));
+      absl::StrAppend(&snapshot->damage, snapshot->damage.empty() ? "" : "; ", live->entry.path, ": ",
+                      copied.message());
+      return ReadFileAt(root, writer, &buffer, live);
     }
-    return writer == nullptr ? absl::OkStatus() : writer->Finish();
+    const UniqueFd fd(open(copy.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    copied = fd.valid() ? ReadOpenFile(fd.get(), copy, writer, &buffer, &live->entry)
+                        : ErrnoStatus(errno, absl::StrCat("open ", copy));
+    unlink(copy.c_str());
+    RB_RETURN_IF_ERROR(copied);
+    RB_RETURN_IF_ERROR(ReadAttributesAt(root, live));
+    live->entry.sparse = false;
+    snapshot->databases[live->entry.path] = facts;
+    return absl::OkStatus();
+  }
+
+  // Of a file whose content comes from elsewhere.
+  static absl::Status ReadAttributesAt(int root, LiveEntry* live) {
+    const std::string shown = Printable(live->entry.path);
+    RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(root, live->entry.path));
+    const UniqueFd fd(openat(place.parent.get(), place.name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    struct stat info {};
+    if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
+      return absl::AbortedError(absl::StrCat(shown, " changed while it was being captured; try again"));
+    }
+    RB_ASSIGN_OR_RETURN(live->entry.attributes, ReadAttributes(fd.get(), info, shown));
+    return absl::OkStatus();
   }
 
   // The journal files of databases, as files, for a capture of what is damaged.
-  absl::Status AddSidecars(int root, bool store_content, LiveTree* live) {
+  absl::Status AddSidecars(int root, Snapshot* snapshot) {
     RB_ASSIGN_OR_RETURN(LiveTree all, WalkTree(root, tree_, true));
-    std::vector<LiveEntry> sidecars;
-    const std::unique_ptr<ObjectStore::Writer> writer = store_content ? store_->NewWriter() : nullptr;
+    std::vector<LiveEntry>& entries = snapshot->live.entries;
     std::string buffer;
     for (LiveEntry& entry : all.entries) {
       if (!IsDatabaseSidecar(tree_, entry.entry.path) || entry.entry.type != EntryType::kFile) continue;
-      RB_RETURN_IF_ERROR(ReadFileAt(root, writer.get(), &buffer, &entry));
-      sidecars.push_back(std::move(entry));
+      RB_RETURN_IF_ERROR(ReadFileAt(root, snapshot->writer.get(), &buffer, &entry));
+      entries.push_back(std::move(entry));
     }
-    if (writer != nullptr) RB_RETURN_IF_ERROR(writer->Finish());
-    for (LiveEntry& entry : sidecars) live->entries.push_back(std::move(entry));
-    std::sort(live->entries.begin(), live->entries.end(),
+    std::sort(entries.begin(), entries.end(),
               [](const LiveEntry& a, const LiveEntry& b) { return PathLess(a.entry.path, b.entry.path); });
     return absl::OkStatus();
   }
 
-  absl::StatusOr<Release> RecordRelease(const Snapshot& live, const CaptureRequest& request, bool update_existing) {
-    const std::string encoded = EncodeManifest(live.manifest);
+  absl::StatusOr<Release> RecordRelease(Snapshot* snapshot, const CaptureRequest& request, bool update_existing) {
+    RB_RETURN_IF_ERROR(Settle(snapshot));
+    const std::vector<LiveEntry>& entries = snapshot->live.entries;
+    const auto entry_count = static_cast<size_t>(std::count_if(
+        entries.begin(), entries.end(), [&](const LiveEntry& live) { return snapshot->Holds(tree_, live); }));
+    uint64_t content_bytes = 0;
+    ManifestEncoder encoder(entry_count);
+    for (const LiveEntry& live : entries) {
+      if (!snapshot->Holds(tree_, live)) continue;
+      encoder.Add(live.entry);
+      if (live.entry.type == EntryType::kFile) content_bytes += live.entry.size;
+    }
+    const std::string encoded = encoder.Take();
     const std::string digest = Sha256Of(encoded).ToHex();
     RB_ASSIGN_OR_RETURN(const std::vector<Release> releases, files_.List(nullptr));
     for (Release existing : releases) {
@@ -948,10 +991,8 @@ class EngineImpl final : public Engine {
     release.pinned = request.pinned;
     release.operation_id = request.operation_id;
     release.reason = request.reason;
-    release.entry_count = live.manifest.entries.size();
-    for (const Entry& entry : live.manifest.entries) {
-      if (entry.type == EntryType::kFile) release.content_bytes += entry.size;
-    }
+    release.entry_count = entry_count;
+    release.content_bytes = content_bytes;
     RB_FAILPOINT("engine.capture.before-release");
     RB_RETURN_IF_ERROR(files_.Add(release, encoded));
     return release;
@@ -974,6 +1015,17 @@ class EngineImpl final : public Engine {
     return absl::OkStatus();
   }
 
+  // Code and config of the live tree are those of the release. False also when that cannot be said.
+  bool Equals(const LiveTree& live, const std::string& release_name) const {
+    if (release_name.empty()) return false;
+    const absl::StatusOr<Release> release = files_.Load(release_name);
+    if (!release.ok()) return false;
+    const absl::StatusOr<Manifest> manifest = files_.LoadManifest(*release);
+    if (!manifest.ok()) return false;
+    const absl::StatusOr<ChangeSet> changes = ComputeChanges(live, *manifest, Rules(Components(), nullptr));
+    return changes.ok() && changes->delta.empty();
+  }
+
   // ---- targets
 
   absl::StatusOr<Manifest> LoadTargetManifest(const EngineTarget& target, const Snapshot& live) {
@@ -983,10 +1035,10 @@ class EngineImpl final : public Engine {
   }
 
   absl::StatusOr<Manifest> ImportSnapshot(const EngineTarget& target, const Snapshot& live) {
-    absl::flat_hash_map<std::string, std::vector<Digest>> ids = files_.LoadContentIds();
+    ContentIds ids = files_.LoadContentIds();
     const size_t known_before = ids.size();
     const std::unique_ptr<ObjectStore::Writer> writer = store_->NewWriter();
-    const Entry& root = live.manifest.entries.front();
+    const Entry& root = live.live.entries.front().entry;
     const auto uid = tree_.owner_uid >= 0 ? static_cast<uint32_t>(tree_.owner_uid) : root.attributes.uid;
     const auto gid = tree_.owner_gid >= 0 ? static_cast<uint32_t>(tree_.owner_gid) : root.attributes.gid;
     const int64_t commit_time_ns = absl::ToUnixNanos(target.snapshot->ModificationTime());
@@ -998,7 +1050,7 @@ class EngineImpl final : public Engine {
         Entry entry;
         entry.path = name;
         entry.type = EntryType::kFolder;
-        const Entry* present = Find(live.manifest, name);
+        const Entry* present = Find(live.live, name);
         if (present != nullptr && present->type == EntryType::kFolder) {
           entry.attributes = present->attributes;
         } else {
@@ -1029,7 +1081,7 @@ class EngineImpl final : public Engine {
         RB_RETURN_IF_ERROR(ImportContent(target.snapshot, source, writer.get(), &ids, &entry));
       }
       // What is the same stays as it is, owner and time included.
-      const Entry* present = Find(live.manifest, source.path);
+      const Entry* present = Find(live.live, source.path);
       if (present != nullptr && present->SameContent(entry)) {
         const uint32_t executable = entry.attributes.mode & 0111;
         const bool same_kind =
@@ -1057,7 +1109,7 @@ class EngineImpl final : public Engine {
   }
 
   absl::Status ImportContent(SnapshotSource* snapshot, const SnapshotSource::Entry& source, ObjectStore::Writer* writer,
-                             absl::flat_hash_map<std::string, std::vector<Digest>>* ids, Entry* entry) {
+                             ContentIds* ids, Entry* entry) {
     entry->size = source.size;
     if (source.size == 0) return absl::OkStatus();
     const auto known = ids->find(source.content_id);
@@ -1080,6 +1132,13 @@ class EngineImpl final : public Engine {
     }
     (*ids)[source.content_id] = entry->chunks;
     return absl::OkStatus();
+  }
+
+  static const Entry* Find(const LiveTree& tree, absl::string_view path) {
+    const auto found = std::lower_bound(
+        tree.entries.begin(), tree.entries.end(), path,
+        [](const LiveEntry& live, absl::string_view wanted) { return PathLess(live.entry.path, wanted); });
+    return found != tree.entries.end() && found->entry.path == path ? &found->entry : nullptr;
   }
 
   static const Entry* Find(const Manifest& manifest, absl::string_view path) {
@@ -1135,57 +1194,52 @@ class EngineImpl final : public Engine {
 
   // ---- staging
 
-  absl::Status Stage(const Snapshot& live, const Manifest& manifest, const ChangeSet& changes, Intent* intent) {
+  // `meanwhile` is done before it, or beside it when there is a lot to stage: on a second thread, which then helps.
+  absl::Status Stage(const Snapshot& live, const Manifest& manifest, const ChangeSet& changes, Intent* intent,
+                     EngineTimes* times, const std::function<absl::Status()>& meanwhile) {
     const absl::Duration begin = options_.clock->Monotonic();
     RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenStagingRoot());
     RB_RETURN_IF_ERROR(MakeFolderAt(root.get(), intent->staging_name, 0700, intent->staging_name));
     RB_ASSIGN_OR_RETURN(const UniqueFd staging, OpenFolderBeneath(root.get(), intent->staging_name));
-    std::map<uint32_t, std::string> linked;  // hard-link group → path of its first member, beneath `staging`
-    size_t files = 0;
-    for (size_t c = 0; c < changes.changes.size(); ++c) {
-      if (c % 64 == 0) RB_RETURN_IF_ERROR(CheckCancelled());
-      const Change& change = changes.changes[c];
-      PlannedRename rename;
-      rename.kind = change.kind;
-      rename.path = change.path;
-      if (change.kind != Change::Kind::kAdd) {
-        rename.old_inode = live.live.entries[change.live_index].inode;
-        rename.old_ctime_ns = live.live.entries[change.live_index].ctime_ns;
-      }
-      if (change.kind == Change::Kind::kAttributes) {
-        rename.old_attributes = live.live.entries[change.live_index].entry.attributes;
-        rename.new_attributes = manifest.entries[change.target_index].attributes;
-        intent->renames.push_back(std::move(rename));
-        continue;
-      }
-      rename.staged_name = StagedName(c);
-      if (change.kind != Change::Kind::kRemove) {
-        const Entry& top = manifest.entries[change.target_index];
-        RB_RETURN_IF_ERROR(StageEntry(staging.get(), rename.staged_name, top, &linked));
-        std::vector<std::pair<std::string, const Entry*>> folders;
-        if (top.type == EntryType::kFolder) folders.emplace_back(rename.staged_name, &top);
-        for (const size_t index : change.staged_below) {
-          const Entry& entry = manifest.entries[index];
-          const std::string name = absl::StrCat(rename.staged_name, entry.path.substr(top.path.size()));
-          RB_RETURN_IF_ERROR(StageEntry(staging.get(), name, entry, &linked));
-          if (entry.type == EntryType::kFolder) folders.emplace_back(name, &entry);
-          ++files;
+    intent->renames.resize(changes.changes.size());
+    std::atomic<size_t> next{0};
+    const auto work = [&]() -> absl::Status {
+      LinkedFiles linked;
+      for (size_t c = next++; c < changes.changes.size(); c = next++) {
+        absl::Status done = c % 64 == 0 ? CheckCancelled() : absl::OkStatus();
+        if (done.ok()) {
+          done = StageChange(staging.get(), live, manifest, changes.changes[c], StagedName(c), &linked,
+                             &intent->renames[c]);
         }
-        // Filling a folder changes its time: attributes come last, deepest first.
-        for (auto folder = folders.rbegin(); folder != folders.rend(); ++folder) {
-          RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(staging.get(), folder->first));
-          RB_RETURN_IF_ERROR(ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder,
-                                             folder->second->attributes, Printable(folder->second->path)));
+        if (!done.ok()) {
+          next = changes.changes.size();
+          return done;
         }
-        RB_ASSIGN_OR_RETURN(const FileIdentity identity, IdentifyBeneath(staging.get(), rename.staged_name));
-        rename.new_inode = identity.inode;
-        ++files;
       }
-      intent->renames.push_back(std::move(rename));
+      return absl::OkStatus();
+    };
+    const bool many = changes.changes.size() > kManyFiles;
+    // The names of a linked file are made by one thread: it has to know which came first.
+    const bool may_share = std::none_of(manifest.entries.begin(), manifest.entries.end(),
+                                        [](const Entry& entry) { return entry.hard_link_group != 0; });
+    absl::Status staged;
+    if (many) {
+      absl::Status beside;
+      std::thread second([&] {
+        beside = meanwhile();
+        if (beside.ok() && may_share) beside = work();
+      });
+      staged = work();
+      second.join();
+      RB_RETURN_IF_ERROR(beside);
+    } else {
+      RB_RETURN_IF_ERROR(meanwhile());
+      staged = work();
     }
-    times_.write += options_.clock->Monotonic() - begin;
+    RB_RETURN_IF_ERROR(staged);
+    times->write = options_.clock->Monotonic() - begin;
     const absl::Duration sync_begin = options_.clock->Monotonic();
-    if (files > kManyFiles) {
+    if (many) {
       RB_RETURN_IF_ERROR(SyncFilesystem(staging.get(), "the staging folder"));
     } else {
       for (const PlannedRename& rename : intent->renames) {
@@ -1197,7 +1251,49 @@ class EngineImpl final : public Engine {
       RB_ASSIGN_OR_RETURN(const std::string path, StagingRoot());
       RB_RETURN_IF_ERROR(SyncFolder(path.substr(0, path.rfind('/')).empty() ? "/" : path.substr(0, path.rfind('/'))));
     }
-    times_.sync += options_.clock->Monotonic() - sync_begin;
+    times->sync = options_.clock->Monotonic() - sync_begin;
+    return absl::OkStatus();
+  }
+
+  // Hard-link group → path of its first member, beneath the staging folder.
+  using LinkedFiles = std::map<uint32_t, std::string>;
+
+  absl::Status StageChange(int staging, const Snapshot& live, const Manifest& manifest, const Change& change,
+                           const std::string& staged_name, LinkedFiles* linked, PlannedRename* rename) {
+    rename->kind = change.kind;
+    rename->path = change.path;
+    if (change.kind != Change::Kind::kAdd) {
+      rename->old_inode = live.live.entries[change.live_index].inode;
+      rename->old_ctime_ns = live.live.entries[change.live_index].ctime_ns;
+    }
+    if (change.kind == Change::Kind::kAttributes) {
+      rename->old_attributes = live.live.entries[change.live_index].entry.attributes;
+      rename->new_attributes = manifest.entries[change.target_index].attributes;
+      return absl::OkStatus();
+    }
+    rename->staged_name = staged_name;
+    if (change.kind == Change::Kind::kRemove) return absl::OkStatus();
+    const Entry& top = manifest.entries[change.target_index];
+    RB_RETURN_IF_ERROR(StageEntry(staging, staged_name, top, linked));
+    std::vector<std::pair<std::string, const Entry*>> folders;
+    if (top.type == EntryType::kFolder) folders.emplace_back(staged_name, &top);
+    for (const size_t index : change.staged_below) {
+      const Entry& entry = manifest.entries[index];
+      const std::string name = absl::StrCat(staged_name, entry.path.substr(top.path.size()));
+      RB_RETURN_IF_ERROR(StageEntry(staging, name, entry, linked));
+      if (entry.type == EntryType::kFolder) folders.emplace_back(name, &entry);
+    }
+    // Filling a folder changes its time: attributes come last, deepest first.
+    for (auto folder = folders.rbegin(); folder != folders.rend(); ++folder) {
+      RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(staging, folder->first));
+      RB_RETURN_IF_ERROR(ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder, folder->second->attributes,
+                                         Printable(folder->second->path)));
+    }
+    struct stat made {};
+    if (fstatat(staging, staged_name.c_str(), &made, AT_SYMLINK_NOFOLLOW) != 0) {
+      return ErrnoStatus(errno, absl::StrCat("look at staged ", Printable(change.path)));
+    }
+    rename->new_inode = made.st_ino;
     return absl::OkStatus();
   }
 
@@ -1215,11 +1311,14 @@ class EngineImpl final : public Engine {
   }
 
   // Makes one entry at `name` beneath `root`, complete but for a folder's attributes.
-  absl::Status StageEntry(int root, const std::string& name, const Entry& entry,
-                          std::map<uint32_t, std::string>* linked) {
+  absl::Status StageEntry(int root, const std::string& name, const Entry& entry, LinkedFiles* linked) {
     const std::string shown = Printable(entry.path);
-    RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(root, name));
-    const int parent = place.parent.get();
+    Place place;
+    place.name = name;
+    if (absl::StrContains(name, '/')) {
+      RB_ASSIGN_OR_RETURN(place, LocateBeneath(root, name));
+    }
+    const int parent = place.parent.valid() ? place.parent.get() : root;
     if (entry.type == EntryType::kFolder) return MakeFolderAt(parent, place.name, 0700, shown);
     if (entry.type == EntryType::kSymlink) {
       RB_RETURN_IF_ERROR(CheckFault("symlink", shown));
@@ -1296,7 +1395,7 @@ class EngineImpl final : public Engine {
   absl::Status ProveIn(int staging, const std::string& scratch, const Manifest& manifest, ProofReport* report) {
     RB_RETURN_IF_ERROR(MakeFolderAt(staging, scratch, 0700, scratch));
     RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenFolderBeneath(staging, scratch));
-    std::map<uint32_t, std::string> linked;
+    LinkedFiles linked;
     const auto find = [&](const std::string& text) {
       if (report->findings.size() < kFindingsKept) report->findings.push_back(text);
     };
@@ -1333,7 +1432,7 @@ class EngineImpl final : public Engine {
     for (size_t i = 0; i < restored.entries.size(); ++i) {
       if (restored.entries[i].entry.type == EntryType::kFile && restored.entries[i].entry.size > 0) files.push_back(i);
     }
-    RB_RETURN_IF_ERROR(ReadFiles(root.get(), files, false, &restored));
+    RB_RETURN_IF_ERROR(ReadFiles(root.get(), files, nullptr, &restored));
     size_t r = 0;
     for (const Entry& entry : manifest.entries) {
       while (r < restored.entries.size() && PathLess(restored.entries[r].entry.path, entry.path)) ++r;
@@ -1380,7 +1479,6 @@ class EngineImpl final : public Engine {
   const std::unique_ptr<ObjectStore> store_;
   ReleaseFiles files_;
   Mutex mutex_;  // one call at a time
-  EngineTimes times_;
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "agent/core/engine/manifest.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -24,7 +25,16 @@ bool IsSafePath(absl::string_view path) {
 
 bool PathLess(absl::string_view a, absl::string_view b) {
   const size_t limit = std::min(a.size(), b.size());
-  for (size_t i = 0; i < limit; ++i) {
+  size_t i = 0;
+  // Eight bytes at a time: neighbouring paths of a tree share long beginnings.
+  for (; i + 8 <= limit; i += 8) {
+    uint64_t of_a = 0;
+    uint64_t of_b = 0;
+    std::memcpy(&of_a, a.data() + i, 8);
+    std::memcpy(&of_b, b.data() + i, 8);
+    if (of_a != of_b) break;
+  }
+  for (; i < limit; ++i) {
     if (a[i] == b[i]) continue;
     if (a[i] == '/') return true;
     if (b[i] == '/') return false;
@@ -48,34 +58,64 @@ absl::string_view BaseName(absl::string_view path) {
   return slash == absl::string_view::npos ? path : path.substr(slash + 1);
 }
 
+ManifestEncoder::ManifestEncoder(size_t entry_count) {
+  out_.Literal(kMagic);
+  out_.Number(entry_count);
+}
+
+void ManifestEncoder::Add(const Entry& entry) {
+  size_t shared = 0;
+  while (shared < previous_.size() && shared < entry.path.size() && previous_[shared] == entry.path[shared]) ++shared;
+  out_.Number(shared);
+  out_.Text(absl::string_view(entry.path).substr(shared));
+  previous_ = entry.path;
+  out_.Number(static_cast<uint64_t>(entry.type));
+  out_.Number(entry.attributes.mode);
+  out_.Number(entry.attributes.uid);
+  out_.Number(entry.attributes.gid);
+  out_.Signed(entry.attributes.mtime_ns);
+  PutXattrs(entry.attributes.xattrs, &out_);
+  out_.Number(entry.size);
+  out_.Number(entry.sparse ? 1 : 0);
+  out_.Number(entry.hard_link_group);
+  out_.Text(entry.link_target);
+  PutChunks(entry.chunks, &out_);
+}
+
 std::string EncodeManifest(const Manifest& manifest) {
-  Encoder out;
-  out.Number(manifest.entries.size());
-  absl::string_view previous;
-  for (const Entry& entry : manifest.entries) {
-    size_t shared = 0;
-    while (shared < previous.size() && shared < entry.path.size() && previous[shared] == entry.path[shared]) ++shared;
-    out.Number(shared);
-    out.Text(absl::string_view(entry.path).substr(shared));
-    previous = entry.path;
-    out.Number(static_cast<uint64_t>(entry.type));
-    out.Number(entry.attributes.mode);
-    out.Number(entry.attributes.uid);
-    out.Number(entry.attributes.gid);
-    out.Signed(entry.attributes.mtime_ns);
-    out.Number(entry.attributes.xattrs.size());
-    for (const auto& [name, value] : entry.attributes.xattrs) {
-      out.Text(name);
-      out.Text(value);
-    }
-    out.Number(entry.size);
-    out.Number(entry.sparse ? 1 : 0);
-    out.Number(entry.hard_link_group);
-    out.Text(entry.link_target);
-    out.Number(entry.chunks.size());
-    for (const Digest& chunk : entry.chunks) out.Raw(chunk);
+  ManifestEncoder out(manifest.entries.size());
+  for (const Entry& entry : manifest.entries) out.Add(entry);
+  return out.Take();
+}
+
+void PutXattrs(const std::vector<std::pair<std::string, std::string>>& xattrs, Encoder* out) {
+  out->Number(xattrs.size());
+  for (const auto& [name, value] : xattrs) {
+    out->Text(name);
+    out->Text(value);
   }
-  return absl::StrCat(kMagic, out.bytes());
+}
+
+void TakeXattrs(Decoder* in, std::vector<std::pair<std::string, std::string>>* xattrs) {
+  xattrs->clear();
+  const uint64_t count = in->Count(2);
+  for (uint64_t i = 0; i < count && in->ok(); ++i) {
+    std::string name = in->Text();
+    std::string value = in->Text();
+    xattrs->emplace_back(std::move(name), std::move(value));
+  }
+}
+
+void PutChunks(const ChunkList& chunks, Encoder* out) {
+  out->Number(chunks.size());
+  for (const Digest& chunk : chunks) out->Raw(chunk);
+}
+
+void TakeChunks(Decoder* in, ChunkList* chunks) {
+  chunks->clear();
+  const uint64_t count = in->Count(32);
+  chunks->reserve(count);
+  for (uint64_t i = 0; i < count && in->ok(); ++i) chunks->push_back(in->Raw());
 }
 
 absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes) {
@@ -89,11 +129,11 @@ absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes) {
     Entry entry;
     const uint64_t shared = in.Number();
     if (shared > previous.size()) return absl::DataLossError("a manifest's path refers past its predecessor");
-    entry.path = absl::StrCat(previous.substr(0, shared), in.Text());
+    entry.path = absl::StrCat(previous.substr(0, shared), in.View());
     if (!IsSafePath(entry.path) || (i > 0 && !PathLess(previous, entry.path))) {
       return absl::DataLossError("a manifest's paths are not safe or not in order");
     }
-    previous = entry.path;
+    previous = entry.path;  // its own: what `entries` holds may move
     const uint64_t type = in.Number();
     if (type < 1 || type > 4) return absl::DataLossError("a manifest has an entry of an unknown type");
     entry.type = static_cast<EntryType>(type);
@@ -101,19 +141,12 @@ absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes) {
     entry.attributes.uid = static_cast<uint32_t>(in.Number());
     entry.attributes.gid = static_cast<uint32_t>(in.Number());
     entry.attributes.mtime_ns = in.Signed();
-    const uint64_t xattrs = in.Count(2);
-    for (uint64_t x = 0; x < xattrs && in.ok(); ++x) {
-      std::string name = in.Text();
-      std::string value = in.Text();
-      entry.attributes.xattrs.emplace_back(std::move(name), std::move(value));
-    }
+    TakeXattrs(&in, &entry.attributes.xattrs);
     entry.size = in.Number();
     entry.sparse = in.Number() != 0;
     entry.hard_link_group = static_cast<uint32_t>(in.Number());
     entry.link_target = in.Text();
-    const uint64_t chunks = in.Count(32);
-    entry.chunks.reserve(chunks);
-    for (uint64_t c = 0; c < chunks && in.ok(); ++c) entry.chunks.push_back(in.Raw());
+    TakeChunks(&in, &entry.chunks);
     manifest.entries.push_back(std::move(entry));
   }
   if (!in.ok() || !in.at_end()) return absl::DataLossError("a manifest is cut short or has bytes behind its end");

@@ -7,8 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "agent/core/engine/codec.h"
 #include "common/digest.h"
 
 namespace rb::agent {
@@ -30,12 +32,15 @@ struct Attributes {
   }
 };
 
+// Nearly every file is one object: it takes no allocation of its own.
+using ChunkList = absl::InlinedVector<Digest, 1>;
+
 struct Entry {
   std::string path;  // relative to the tree; "" is the tree's root
   EntryType type = EntryType::kFile;
   Attributes attributes;
   uint64_t size = 0;             // of a file
-  std::vector<Digest> chunks;    // its content; objects of the store
+  ChunkList chunks;              // its content; objects of the store
   bool sparse = false;           // blocks of zeros are holes
   std::string link_target;       // of a symlink
   uint32_t hard_link_group = 0;  // files with the same number, not 0, are one file
@@ -56,10 +61,27 @@ bool IsBelow(absl::string_view path, absl::string_view folder);
 absl::string_view ParentPath(absl::string_view path);
 absl::string_view BaseName(absl::string_view path);
 
-// Canonical: equal manifests have equal bytes, so that their SHA-256 is the name of the state.
+// Writes a manifest entry by entry, in path order. Canonical: equal manifests have equal bytes, so that their SHA-256
+// is the name of the state.
+class ManifestEncoder {
+ public:
+  explicit ManifestEncoder(size_t entry_count);
+  void Add(const Entry& entry);
+  std::string Take() { return out_.Take(); }
+
+ private:
+  Encoder out_;
+  std::string previous_;
+};
 std::string EncodeManifest(const Manifest& manifest);
 // DATA_LOSS for bytes that are no manifest, among them unsorted, absolute or climbing paths. Total.
 absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes);
+
+// Parts that other files on disk hold as well. The readers leave `in` not ok() when they fail.
+void PutXattrs(const std::vector<std::pair<std::string, std::string>>& xattrs, Encoder* out);
+void TakeXattrs(Decoder* in, std::vector<std::pair<std::string, std::string>>* xattrs);
+void PutChunks(const ChunkList& chunks, Encoder* out);
+void TakeChunks(Decoder* in, ChunkList* chunks);
 
 }  // namespace rb::agent
 

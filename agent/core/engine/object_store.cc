@@ -29,18 +29,6 @@ constexpr uint64_t kMostContentBytes = 64 << 20;
 constexpr int kCompressionLevel = 1;
 constexpr absl::string_view kIndexMagic = "rbindex1\n";
 
-absl::Status WriteAll(int fd, absl::string_view data, const std::string& path) {
-  while (!data.empty()) {
-    const ssize_t written = write(fd, data.data(), data.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      return ErrnoStatus(errno, absl::StrCat("write ", path));
-    }
-    data.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ObjectStore>> ObjectStore::Open(const std::string& folder) {
@@ -81,6 +69,7 @@ absl::Status ObjectStore::LoadIndex(uint32_t pack) {
   if (tail.Raw() != Sha256Of(body)) return absl::DataLossError(absl::StrCat(path, " is damaged"));
   Decoder in(body.substr(kIndexMagic.size()));
   const uint64_t count = in.Count(35);
+  places_.reserve(places_.size() + count);
   for (uint64_t i = 0; i < count && in.ok(); ++i) {
     Place place;
     place.pack = pack;
@@ -248,6 +237,7 @@ absl::StatusOr<uint64_t> ObjectStore::CollectGarbage(
 }
 
 ObjectStore::Writer::~Writer() {
+  MutexLock lock(mutex_);
   if (!path_.empty()) unlink(path_.c_str());
 }
 
@@ -272,8 +262,10 @@ absl::Status ObjectStore::Writer::FlushBuffer() {
 }
 
 absl::Status ObjectStore::Writer::Put(const Digest& digest, absl::string_view content) {
-  if (added_.contains(digest)) return absl::OkStatus();
-  RB_RETURN_IF_ERROR(Begin());
+  {
+    MutexLock lock(mutex_);
+    if (!added_.insert(digest).second) return absl::OkStatus();
+  }
   std::string stored(ZSTD_compressBound(content.size()), '\0');
   const size_t size = ZSTD_compress(stored.data(), stored.size(), content.data(), content.size(), kCompressionLevel);
   if (ZSTD_isError(size) != 0) return absl::InternalError(absl::StrCat("zstd: ", ZSTD_getErrorName(size)));
@@ -281,15 +273,17 @@ absl::Status ObjectStore::Writer::Put(const Digest& digest, absl::string_view co
   head.Number(size);
   head.Number(content.size());
   head.Raw(digest);
+  MutexLock lock(mutex_);
+  RB_RETURN_IF_ERROR(Begin());
   buffer_.append(head.bytes());
   records_.push_back({digest, size_ + head.bytes().size(), size, content.size()});
   buffer_.append(stored.data(), size);
   size_ += head.bytes().size() + size;
-  added_.insert(digest);
   return buffer_.size() >= kBufferBytes ? FlushBuffer() : absl::OkStatus();
 }
 
 absl::Status ObjectStore::Writer::Finish() {
+  MutexLock lock(mutex_);
   if (!fd_.valid()) return absl::OkStatus();
   RB_RETURN_IF_ERROR(FlushBuffer());
   if (fsync(fd_.get()) != 0) return ErrnoStatus(errno, absl::StrCat("fsync ", path_));

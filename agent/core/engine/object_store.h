@@ -27,7 +27,7 @@
 
 namespace rb::agent {
 
-// Thread-safe, but for Writer: one thread each.
+// Thread-safe.
 class ObjectStore {
  public:
   // Keeps garbage collection away while it lives. Taken before looking an object up that is going to be relied on.
@@ -49,9 +49,10 @@ class ObjectStore {
     ~Writer();
     Writer(const Writer&) = delete;
     Writer& operator=(const Writer&) = delete;
-    // Writes an object once, however often it is put. The caller asks Contains first.
+    // Writes an object once, however often it is put. The caller asks Contains first. Thread-safe: callers compress
+    // side by side.
     absl::Status Put(const Digest& digest, absl::string_view content);
-    // Makes all of it durable, then visible.
+    // Makes all of it durable, then visible. After the last Put.
     absl::Status Finish();
 
    private:
@@ -63,15 +64,16 @@ class ObjectStore {
       uint64_t content_bytes = 0;
     };
     explicit Writer(ObjectStore* store) : store_(store) {}
-    absl::Status Begin();
-    absl::Status FlushBuffer();
-    ObjectStore* store_;
-    std::string path_;
-    UniqueFd fd_;
-    std::string buffer_;
-    uint64_t size_ = 0;
-    std::vector<Record> records_;
-    absl::flat_hash_set<Digest> added_;
+    absl::Status Begin() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+    absl::Status FlushBuffer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+    ObjectStore* const store_;
+    Mutex mutex_;
+    std::string path_ ABSL_GUARDED_BY(mutex_);
+    UniqueFd fd_ ABSL_GUARDED_BY(mutex_);
+    std::string buffer_ ABSL_GUARDED_BY(mutex_);
+    uint64_t size_ ABSL_GUARDED_BY(mutex_) = 0;
+    std::vector<Record> records_ ABSL_GUARDED_BY(mutex_);
+    absl::flat_hash_set<Digest> added_ ABSL_GUARDED_BY(mutex_);
   };
 
   static absl::StatusOr<std::unique_ptr<ObjectStore>> Open(const std::string& folder);

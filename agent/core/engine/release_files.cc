@@ -24,7 +24,9 @@ constexpr size_t kLargestFileBytes = size_t{1} << 30;
 
 // MAGIC body SHA-256: so that damage is never taken for content.
 std::string Seal(absl::string_view magic, absl::string_view body) {
-  std::string content = absl::StrCat(magic, body);
+  std::string content;
+  content.reserve(magic.size() + body.size() + sizeof(Digest));
+  absl::StrAppend(&content, magic, body);
   Encoder seal;
   seal.Raw(Sha256Of(content));
   content.append(seal.bytes());
@@ -45,7 +47,9 @@ absl::StatusOr<std::string> LoadSealed(const std::string& path, absl::string_vie
   if (seal.Raw() != Sha256Of(all.substr(0, all.size() - 32))) {
     return absl::DataLossError(absl::StrCat(path, " is damaged"));
   }
-  return std::string(all.substr(magic.size(), all.size() - 32 - magic.size()));
+  content.resize(content.size() - 32);
+  content.erase(0, magic.size());
+  return content;
 }
 
 std::string Compress(absl::string_view content) {
@@ -121,7 +125,7 @@ absl::StatusOr<Release> DecodeRelease(absl::string_view bytes) {
 constexpr absl::string_view kReleaseMagic = "rbrelease1\n";
 constexpr absl::string_view kManifestMagic = "rbmanifestfile1\n";
 constexpr absl::string_view kCurrentMagic = "rbcurrent1\n";
-constexpr absl::string_view kCacheMagic = "rbstatcache1\n";
+constexpr absl::string_view kCacheMagic = "rbstatcache2\n";
 constexpr absl::string_view kIdsMagic = "rbcontentids1\n";
 constexpr absl::string_view kKeptMagic = "rbkept1\n";
 
@@ -274,85 +278,84 @@ absl::Status ReleaseFiles::SaveCurrent(const Current& current) {
   return SaveSealed(absl::StrCat(folder_, "/current"), kCurrentMagic, out.bytes());
 }
 
-StatCache ReleaseFiles::LoadStatCache() const {
-  StatCache cache;
-  const absl::StatusOr<std::string> body = LoadSealed(absl::StrCat(folder_, "/stat-cache"), kCacheMagic);
-  if (!body.ok()) return cache;
-  Decoder in(*body);
-  const uint64_t count = in.Count(9);
-  cache.reserve(count);
-  for (uint64_t i = 0; i < count && in.ok(); ++i) {
-    CachedContent content;
-    content.path = in.Text();
-    content.inode = in.Number();
-    content.ctime_ns = in.Signed();
-    content.mtime_ns = in.Signed();
-    content.size = in.Number();
-    content.content_size = in.Number();
-    content.log_mtime_ns = in.Signed();
-    content.log_size = in.Number();
-    const uint64_t chunks = in.Count(32);
-    for (uint64_t c = 0; c < chunks && in.ok(); ++c) content.chunks.push_back(in.Raw());
-    cache.push_back(std::move(content));
-  }
-  if (!in.ok()) cache.clear();
-  return cache;
+StatCacheReader::StatCacheReader(std::string body) : body_(std::move(body)), in_(body_) {
+  if (!body_.empty()) count_ = in_.Count(10);
 }
 
-absl::Status ReleaseFiles::SaveStatCache(const StatCache& cache) {
+const CachedContent* StatCacheReader::Next() {
+  if (read_ == count_) return nullptr;
+  const absl::string_view path = in_.View();
+  content_.path.assign(path.data(), path.size());
+  content_.inode = in_.Number();
+  content_.ctime_ns = in_.Signed();
+  content_.mtime_ns = in_.Signed();
+  content_.size = in_.Number();
+  content_.content_size = in_.Number();
+  content_.log_mtime_ns = in_.Signed();
+  content_.log_size = in_.Number();
+  TakeXattrs(&in_, &content_.xattrs);
+  TakeChunks(&in_, &content_.chunks);
+  read_ = in_.ok() ? read_ + 1 : count_;
+  return in_.ok() ? &content_ : nullptr;
+}
+
+void StatCacheWriter::Add(const CachedContent& content) {
+  ++count_;
+  entries_.Text(content.path);
+  entries_.Number(content.inode);
+  entries_.Signed(content.ctime_ns);
+  entries_.Signed(content.mtime_ns);
+  entries_.Number(content.size);
+  entries_.Number(content.content_size);
+  entries_.Signed(content.log_mtime_ns);
+  entries_.Number(content.log_size);
+  PutXattrs(content.xattrs, &entries_);
+  PutChunks(content.chunks, &entries_);
+}
+
+std::string StatCacheWriter::Take() {
   Encoder out;
-  out.Number(cache.size());
-  for (const CachedContent& content : cache) {
-    out.Text(content.path);
-    out.Number(content.inode);
-    out.Signed(content.ctime_ns);
-    out.Signed(content.mtime_ns);
-    out.Number(content.size);
-    out.Number(content.content_size);
-    out.Signed(content.log_mtime_ns);
-    out.Number(content.log_size);
-    out.Number(content.chunks.size());
-    for (const Digest& chunk : content.chunks) out.Raw(chunk);
-  }
-  const std::string content = Seal(kCacheMagic, out.bytes());
+  out.Number(count_);
+  out.Literal(entries_.bytes());
+  return out.Take();
+}
+
+StatCacheReader ReleaseFiles::LoadStatCache() const {
+  absl::StatusOr<std::string> body = LoadSealed(absl::StrCat(folder_, "/stat-cache"), kCacheMagic);
+  return StatCacheReader(body.ok() ? *std::move(body) : std::string());
+}
+
+absl::Status ReleaseFiles::SaveStatCache(const std::string& body) {
+  const std::string content = Seal(kCacheMagic, body);
   const std::string path = absl::StrCat(folder_, "/stat-cache");
   const std::string temporary = path + ".tmp";
   UniqueFd fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("create ", temporary));
-  absl::string_view rest = content;
-  while (!rest.empty()) {
-    const ssize_t written = write(fd.get(), rest.data(), rest.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoStatus(errno, absl::StrCat("write ", temporary));
-    rest.remove_prefix(static_cast<size_t>(written));
-  }
+  RB_RETURN_IF_ERROR(WriteAll(fd.get(), content, temporary));
   if (rename(temporary.c_str(), path.c_str()) != 0) return ErrnoStatus(errno, absl::StrCat("rename ", temporary));
   return absl::OkStatus();
 }
 
-absl::flat_hash_map<std::string, std::vector<Digest>> ReleaseFiles::LoadContentIds() const {
-  absl::flat_hash_map<std::string, std::vector<Digest>> ids;
+ContentIds ReleaseFiles::LoadContentIds() const {
+  ContentIds ids;
   const absl::StatusOr<std::string> body = LoadSealed(absl::StrCat(folder_, "/content-ids"), kIdsMagic);
   if (!body.ok()) return ids;
   Decoder in(*body);
   const uint64_t count = in.Count(2);
   for (uint64_t i = 0; i < count && in.ok(); ++i) {
     std::string id = in.Text();
-    std::vector<Digest>& chunks = ids[std::move(id)];
-    const uint64_t size = in.Count(32);
-    for (uint64_t c = 0; c < size && in.ok(); ++c) chunks.push_back(in.Raw());
+    TakeChunks(&in, &ids[std::move(id)]);
   }
   if (!in.ok()) ids.clear();
   return ids;
 }
 
-absl::Status ReleaseFiles::SaveContentIds(const absl::flat_hash_map<std::string, std::vector<Digest>>& ids) {
+absl::Status ReleaseFiles::SaveContentIds(const ContentIds& ids) {
   Encoder out;
   out.Number(ids.size());
   for (const auto& [id, chunks] : ids) {
     out.Text(id);
-    out.Number(chunks.size());
-    for (const Digest& chunk : chunks) out.Raw(chunk);
+    PutChunks(chunks, &out);
   }
   return SaveSealed(absl::StrCat(folder_, "/content-ids"), kIdsMagic, out.bytes());
 }

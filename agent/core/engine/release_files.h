@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "agent/core/engine/codec.h"
 #include "agent/core/engine/engine.h"
 #include "agent/core/engine/manifest.h"
 #include "agent/core/release.h"
@@ -28,9 +29,40 @@ struct CachedContent {
   uint64_t content_size = 0;
   int64_t log_mtime_ns = 0;
   uint64_t log_size = 0;
-  std::vector<Digest> chunks;
+  std::vector<std::pair<std::string, std::string>> xattrs;  // setting one changes the ctime
+  ChunkList chunks;
 };
-using StatCache = std::vector<CachedContent>;  // in path order
+
+// Files and what they held, in path order. Read and written one after another: there may be hundreds of thousands.
+class StatCacheReader {
+ public:
+  explicit StatCacheReader(std::string body);  // as StatCacheWriter made it; empty for an empty cache
+  StatCacheReader(const StatCacheReader&) = delete;
+  StatCacheReader& operator=(const StatCacheReader&) = delete;
+  // The next entry, valid until the next call; null at the end, and from the first that makes no sense.
+  const CachedContent* Next();
+  uint64_t count() const { return count_; }
+
+ private:
+  std::string body_;
+  Decoder in_;
+  uint64_t count_ = 0;
+  uint64_t read_ = 0;
+  CachedContent content_;
+};
+
+class StatCacheWriter {
+ public:
+  void Add(const CachedContent& content);
+  uint64_t count() const { return count_; }
+  std::string Take();
+
+ private:
+  Encoder entries_;
+  uint64_t count_ = 0;
+};
+
+using ContentIds = absl::flat_hash_map<std::string, ChunkList>;
 
 // Not thread-safe. Every Save is durable, unless it says otherwise, and replaces as a whole; every Load checks a
 // SHA-256 over the file.
@@ -60,11 +92,11 @@ class ReleaseFiles {
 
   absl::StatusOr<Current> LoadCurrent() const;  // empty when there is none
   absl::Status SaveCurrent(const Current& current);
-  StatCache LoadStatCache() const;  // empty when there is none, or it is damaged: it can always be made again
+  StatCacheReader LoadStatCache() const;  // empty when there is none, or it is damaged: it can always be made again
   // Not durable: what a crash leaves is seen by its SHA-256, and costs reading the tree once more.
-  absl::Status SaveStatCache(const StatCache& cache);
-  absl::flat_hash_map<std::string, std::vector<Digest>> LoadContentIds() const;
-  absl::Status SaveContentIds(const absl::flat_hash_map<std::string, std::vector<Digest>>& ids);
+  absl::Status SaveStatCache(const std::string& body);
+  ContentIds LoadContentIds() const;
+  absl::Status SaveContentIds(const ContentIds& ids);
 
   // The operation that was kept last, and its release: so that a repeated Keep gives the same answer.
   absl::Status SaveKept(const std::string& operation_id, const std::string& release_name);

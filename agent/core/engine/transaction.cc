@@ -24,11 +24,7 @@ void PutAttributes(const Attributes& attributes, Encoder* out) {
   out->Number(attributes.uid);
   out->Number(attributes.gid);
   out->Signed(attributes.mtime_ns);
-  out->Number(attributes.xattrs.size());
-  for (const auto& [name, value] : attributes.xattrs) {
-    out->Text(name);
-    out->Text(value);
-  }
+  PutXattrs(attributes.xattrs, out);
 }
 
 Attributes TakeAttributes(Decoder* in) {
@@ -37,12 +33,7 @@ Attributes TakeAttributes(Decoder* in) {
   attributes.uid = static_cast<uint32_t>(in->Number());
   attributes.gid = static_cast<uint32_t>(in->Number());
   attributes.mtime_ns = in->Signed();
-  const uint64_t count = in->Count(2);
-  for (uint64_t i = 0; i < count && in->ok(); ++i) {
-    std::string name = in->Text();
-    std::string value = in->Text();
-    attributes.xattrs.emplace_back(std::move(name), std::move(value));
-  }
+  TakeXattrs(in, &attributes.xattrs);
   return attributes;
 }
 
@@ -56,71 +47,97 @@ absl::Status Confused(const PlannedRename& rename) {
       absl::StrCat(Printable(rename.path), " is neither what it was before the swap nor what it should be after it"));
 }
 
-absl::Status MoveIn(const PlannedRename& rename, const TransactionFolders& folders, const Place& place, bool exchange) {
-  return RenameBeneath(folders.staging, rename.staged_name, place.parent.get(), place.name, exchange,
-                       Printable(rename.path));
+// Where a rename takes place in the tree.
+struct Spot {
+  int parent = -1;
+  std::string name;
+};
+
+absl::StatusOr<Spot> SpotOf(const PlannedRename& rename, TransactionFolders& folders) {
+  Spot spot;
+  RB_ASSIGN_OR_RETURN(spot.parent, folders.OpenBeneath(ParentPath(rename.path)));
+  spot.name = std::string(BaseName(rename.path));
+  return spot;
 }
 
-absl::Status MoveOut(const PlannedRename& rename, const TransactionFolders& folders, const Place& place) {
-  return RenameBeneath(place.parent.get(), place.name, folders.staging, rename.staged_name, false,
-                       Printable(rename.path));
+absl::Status MoveIn(const PlannedRename& rename, const TransactionFolders& folders, const Spot& spot, bool exchange) {
+  return RenameBeneath(folders.staging(), rename.staged_name, spot.parent, spot.name, exchange, Printable(rename.path));
+}
+
+absl::Status MoveOut(const PlannedRename& rename, const TransactionFolders& folders, const Spot& spot) {
+  return RenameBeneath(spot.parent, spot.name, folders.staging(), rename.staged_name, false, Printable(rename.path));
 }
 
 // Carries one rename out. Looks first: it may be done already.
-absl::Status CarryForward(const PlannedRename& rename, const TransactionFolders& folders) {
-  RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(folders.tree, rename.path));
-  const uint64_t here = InodeAt(place.parent.get(), place.name);
-  const uint64_t staged = InodeAt(folders.staging, rename.staged_name);
+absl::Status CarryForward(const PlannedRename& rename, TransactionFolders& folders) {
+  RB_ASSIGN_OR_RETURN(const Spot spot, SpotOf(rename, folders));
+  const uint64_t here = InodeAt(spot.parent, spot.name);
+  const uint64_t staged = InodeAt(folders.staging(), rename.staged_name);
   if (here == rename.new_inode && staged == rename.old_inode) return absl::OkStatus();
   if (here != rename.old_inode || staged != rename.new_inode) return Confused(rename);
-  if (rename.kind == Change::Kind::kRemove) return MoveOut(rename, folders, place);
-  return MoveIn(rename, folders, place, rename.kind == Change::Kind::kExchange);
+  if (rename.kind == Change::Kind::kRemove) return MoveOut(rename, folders, spot);
+  return MoveIn(rename, folders, spot, rename.kind == Change::Kind::kExchange);
 }
 
 // Takes one rename back. What the service has meanwhile put in the place of what we put there makes way as well: the
 // old state is what counts.
-absl::Status CarryBackward(const PlannedRename& rename, const TransactionFolders& folders) {
-  absl::StatusOr<Place> place = LocateBeneath(folders.tree, rename.path);
-  const uint64_t staged = InodeAt(folders.staging, rename.staged_name);
+absl::Status CarryBackward(const PlannedRename& rename, TransactionFolders& folders) {
+  const absl::StatusOr<Spot> spot = SpotOf(rename, folders);
+  const uint64_t staged = InodeAt(folders.staging(), rename.staged_name);
   if (rename.kind == Change::Kind::kAdd) {
-    if (staged == rename.new_inode || absl::IsNotFound(place.status())) return absl::OkStatus();
-    RB_RETURN_IF_ERROR(place.status());
-    if (InodeAt(place->parent.get(), place->name) == 0) return absl::OkStatus();
-    return MoveOut(rename, folders, *place);
+    if (staged == rename.new_inode || absl::IsNotFound(spot.status())) return absl::OkStatus();
+    RB_RETURN_IF_ERROR(spot.status());
+    if (InodeAt(spot->parent, spot->name) == 0) return absl::OkStatus();
+    return MoveOut(rename, folders, *spot);
   }
-  RB_RETURN_IF_ERROR(place.status());
-  const uint64_t here = InodeAt(place->parent.get(), place->name);
+  RB_RETURN_IF_ERROR(spot.status());
+  const uint64_t here = InodeAt(spot->parent, spot->name);
   if (here == rename.old_inode) return absl::OkStatus();
   if (staged != rename.old_inode) return Confused(rename);
-  return MoveIn(rename, folders, *place, here != 0);
+  return MoveIn(rename, folders, *spot, here != 0);
 }
 
-absl::Status CarryAttributes(const PlannedRename& rename, const TransactionFolders& folders, bool forward) {
+absl::Status CarryAttributes(const PlannedRename& rename, TransactionFolders& folders, bool forward) {
   const Attributes& wanted = forward ? rename.new_attributes : rename.old_attributes;
-  if (rename.path.empty()) return ApplyAttributes(folders.tree, ".", EntryType::kFolder, wanted, "the tree's root");
-  RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(folders.tree, rename.path));
-  return ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder, wanted, Printable(rename.path));
+  const std::string shown = rename.path.empty() ? "the tree's root" : Printable(rename.path);
+  if (rename.old_attributes.EqualsButForTime(rename.new_attributes)) {
+    // As nearly always: moving names in and out has changed its time, and nothing else.
+    RB_ASSIGN_OR_RETURN(const int folder, folders.OpenBeneath(rename.path));
+    return SetTime(folder, wanted.mtime_ns, shown);
+  }
+  if (rename.path.empty()) return ApplyAttributes(folders.tree(), ".", EntryType::kFolder, wanted, shown);
+  RB_ASSIGN_OR_RETURN(const Spot spot, SpotOf(rename, folders));
+  return ApplyAttributes(spot.parent, spot.name, EntryType::kFolder, wanted, shown);
 }
 
 // From this many folders on, one syncfs costs less than a flush of each; the service is stopped meanwhile.
 constexpr size_t kManyFolders = 32;
 
-absl::Status SyncTouched(const Intent& intent, const TransactionFolders& folders) {
+absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders) {
   std::set<std::string> touched;
   for (const PlannedRename& rename : intent.renames) {
     touched.insert(rename.kind == Change::Kind::kAttributes ? rename.path : std::string(ParentPath(rename.path)));
   }
-  if (touched.size() > kManyFolders) return SyncFilesystem(folders.tree, "the tree");
+  if (touched.size() > kManyFolders) return SyncFilesystem(folders.tree(), "the tree");
   for (const std::string& path : touched) {
-    absl::StatusOr<UniqueFd> folder = OpenFolderBeneath(folders.tree, path);
+    const absl::StatusOr<int> folder = folders.OpenBeneath(path);
     if (absl::IsNotFound(folder.status())) continue;  // moved away whole; its parent is flushed
     RB_RETURN_IF_ERROR(folder.status());
-    RB_RETURN_IF_ERROR(SyncFd(folder->get(), Printable(path)));
+    RB_RETURN_IF_ERROR(SyncFd(*folder, Printable(path)));
   }
-  return SyncFd(folders.staging, "staging folder");
+  return SyncFd(folders.staging(), "staging folder");
 }
 
 }  // namespace
+
+absl::StatusOr<int> TransactionFolders::OpenBeneath(absl::string_view path) {
+  static constexpr size_t kMostOpen = 256;
+  if (path.empty()) return tree_;
+  if (const auto found = open_.find(path); found != open_.end()) return found->second.get();
+  if (open_.size() == kMostOpen) open_.clear();
+  RB_ASSIGN_OR_RETURN(UniqueFd folder, OpenFolderBeneath(tree_, path));
+  return open_.emplace(std::string(path), std::move(folder)).first->second.get();
+}
 
 std::string EncodeIntent(const Intent& intent) {
   Encoder out;
@@ -171,13 +188,17 @@ absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
   return intent;
 }
 
-absl::Status CheckUnchanged(const Intent& intent, const TransactionFolders& folders) {
+absl::Status CheckUnchanged(const Intent& intent, TransactionFolders& folders) {
   for (const PlannedRename& rename : intent.renames) {
     if (rename.kind == Change::Kind::kAttributes) continue;
-    RB_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyBeneath(folders.tree, rename.path));
+    const absl::StatusOr<Spot> spot = SpotOf(rename, folders);
+    if (!spot.ok() && !absl::IsNotFound(spot.status())) return spot.status();
+    struct stat now {};
+    const bool exists = spot.ok() && fstatat(spot->parent, spot->name.c_str(), &now, AT_SYMLINK_NOFOLLOW) == 0;
     const bool as_it_was = rename.kind == Change::Kind::kAdd
-                               ? !now.exists
-                               : now.exists && now.inode == rename.old_inode && now.ctime_ns == rename.old_ctime_ns;
+                               ? !exists
+                               : exists && now.st_ino == rename.old_inode &&
+                                     now.st_ctim.tv_sec * 1000000000 + now.st_ctim.tv_nsec == rename.old_ctime_ns;
     if (!as_it_was) {
       return absl::AbortedError(absl::StrCat(Printable(rename.path),
                                              " was changed by someone else since the operation "
@@ -187,13 +208,14 @@ absl::Status CheckUnchanged(const Intent& intent, const TransactionFolders& fold
   return absl::OkStatus();
 }
 
-absl::Status ApplyForward(const Intent& intent, const TransactionFolders& folders) {
+absl::Status ApplyForward(const Intent& intent, TransactionFolders& folders) {
   size_t done = 0;
   for (const PlannedRename& rename : intent.renames) {
     if (rename.kind == Change::Kind::kAttributes) continue;
     RB_RETURN_IF_ERROR(CarryForward(rename, folders));
     if (++done == 1) RB_FAILPOINT("engine.commit.after-first-rename");
   }
+  folders.Forget();  // a folder may have taken the place of another
   RB_FAILPOINT("engine.commit.before-attributes");
   for (const PlannedRename& rename : intent.renames) {
     if (rename.kind == Change::Kind::kAttributes) RB_RETURN_IF_ERROR(CarryAttributes(rename, folders, true));
@@ -201,7 +223,7 @@ absl::Status ApplyForward(const Intent& intent, const TransactionFolders& folder
   return SyncTouched(intent, folders);
 }
 
-absl::Status ApplyBackward(const Intent& intent, const TransactionFolders& folders) {
+absl::Status ApplyBackward(const Intent& intent, TransactionFolders& folders) {
   // Nothing else can bring the old state back, so one failure does not stop the rest, and is tried again.
   static constexpr int kPasses = 3;
   absl::Status failure;
@@ -213,6 +235,7 @@ absl::Status ApplyBackward(const Intent& intent, const TransactionFolders& folde
       if (const absl::Status carried = CarryBackward(*rename, folders); !carried.ok()) failure = carried;
       if (++done == 1) RB_FAILPOINT("engine.undo.after-first-rename");
     }
+    folders.Forget();
     for (const PlannedRename& rename : intent.renames) {
       if (rename.kind != Change::Kind::kAttributes) continue;
       if (const absl::Status carried = CarryAttributes(rename, folders, false); !carried.ok()) failure = carried;

@@ -11,11 +11,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "agent/core/engine/changes.h"
 #include "agent/core/engine/manifest.h"
+#include "common/unique_fd.h"
 
 namespace rb::agent {
 
@@ -49,18 +51,32 @@ std::string EncodeIntent(const Intent& intent);
 // DATA_LOSS. Total.
 absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes);
 
-// `tree` and `staging` are open folders (the tree's root; the operation's folder in staging).
-struct TransactionFolders {
-  int tree = -1;
-  int staging = -1;
+// The open folders that a transaction works in: the tree's root, and the operation's folder in staging. Keeps folders
+// beneath the tree open from one pass to the next, since the service is stopped meanwhile. Not thread-safe.
+class TransactionFolders {
+ public:
+  // Neither is owned.
+  TransactionFolders(int tree, int staging) : tree_(tree), staging_(staging) {}
+  int tree() const { return tree_; }
+  int staging() const { return staging_; }
+  // The folder at `path` beneath the tree, valid until the next call of OpenBeneath or Forget. NOT_FOUND when it is not
+  // there.
+  absl::StatusOr<int> OpenBeneath(absl::string_view path);
+  // Looks again at what `path` is from now on.
+  void Forget() { open_.clear(); }
+
+ private:
+  const int tree_;
+  const int staging_;
+  absl::flat_hash_map<std::string, UniqueFd> open_;
 };
 
 // ABORTED, naming the path, when what is to change is no longer what it was when the intent was made.
-absl::Status CheckUnchanged(const Intent& intent, const TransactionFolders& folders);
+absl::Status CheckUnchanged(const Intent& intent, TransactionFolders& folders);
 // All renames, then the folders' attributes, then a flush of every touched folder. Done ones are passed over.
-absl::Status ApplyForward(const Intent& intent, const TransactionFolders& folders);
+absl::Status ApplyForward(const Intent& intent, TransactionFolders& folders);
 // The same, backwards.
-absl::Status ApplyBackward(const Intent& intent, const TransactionFolders& folders);
+absl::Status ApplyBackward(const Intent& intent, TransactionFolders& folders);
 
 }  // namespace rb::agent
 

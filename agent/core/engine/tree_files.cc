@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "common/durable_file.h"
 #include "common/status.h"
 #include "common/text.h"
 
@@ -116,7 +117,8 @@ absl::StatusOr<Attributes> ReadAttributes(int fd, const struct stat& info, const
   const std::string path = ProcPath(fd);
   // Through /proc the last element is a link to the file itself, so the following calls are meant.
   char probe[1];
-  const ssize_t any = listxattr(path.c_str(), probe, 0);
+  ssize_t any = flistxattr(fd, probe, 0);
+  if (any < 0 && errno == EBADF) any = listxattr(path.c_str(), probe, 0);  // an O_PATH descriptor
   if (any == 0 || (any < 0 && errno == ENOTSUP)) return attributes;
   std::string names(static_cast<size_t>(std::max<ssize_t>(any, 0)) + 4096, '\0');
   const ssize_t size = listxattr(path.c_str(), names.data(), names.size());
@@ -181,6 +183,13 @@ absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type
   return absl::OkStatus();
 }
 
+absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path_for_errors) {
+  RB_RETURN_IF_ERROR(CheckFault("set time of", path_for_errors));
+  const timespec times[2] = {{0, UTIME_OMIT}, ToTimespec(mtime_ns)};
+  if (futimens(fd, times) != 0) return ErrnoStatus(errno, absl::StrCat("set time of ", path_for_errors));
+  return absl::OkStatus();
+}
+
 absl::Status RenameBeneath(int from_parent, const std::string& from, int to_parent, const std::string& to,
                            bool exchange, const std::string& path_for_errors) {
   RB_RETURN_IF_ERROR(CheckFault("rename", path_for_errors));
@@ -225,13 +234,7 @@ absl::StatusOr<UniqueFd> CreateFileAt(int parent, const std::string& name, const
 
 absl::Status WriteToFile(int fd, absl::string_view data, const std::string& path_for_errors) {
   RB_RETURN_IF_ERROR(CheckFault("write", path_for_errors));
-  while (!data.empty()) {
-    const ssize_t written = write(fd, data.data(), data.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoStatus(errno, absl::StrCat("write ", path_for_errors));
-    data.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
+  return WriteAll(fd, data, path_for_errors);
 }
 
 absl::Status SyncFd(int fd, const std::string& path_for_errors) {

@@ -50,6 +50,9 @@ Attributes PlainAttributes(const struct stat& info);
 absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type, const Attributes& attributes,
                              const std::string& path_for_errors);
 
+// The modification time of what `fd` is open on.
+absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path_for_errors);
+
 // rename of `from` beneath one folder to `to` beneath another. `exchange`: both have to be there; else `to` must not
 // be.
 absl::Status RenameBeneath(int from_parent, const std::string& from, int to_parent, const std::string& to,

@@ -1,5 +1,6 @@
 #include "agent/core/engine/walk.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/stat.h>
@@ -67,12 +68,13 @@ class Walker {
   }
 
   LiveTree Take() {
-    Assemble(root_.get());
     {
       MutexLock lock(mutex_);
+      result_.entries.reserve(found_ + 1);
       result_.not_captured = std::move(not_captured_);
       result_.mounts = std::move(mounts_);
     }
+    Assemble(root_.get());
     std::sort(result_.not_captured.begin(), result_.not_captured.end());
     if (result_.not_captured.size() > kSamplesKept) result_.not_captured.resize(kSamplesKept);
     std::sort(result_.mounts.begin(), result_.mounts.end());
@@ -93,8 +95,8 @@ class Walker {
  private:
   static constexpr uint32_t kMaybeLinked = UINT32_MAX;  // until all names are known
 
-  static void FillFrom(const struct stat& info, const std::string& path, LiveEntry* live) {
-    live->entry.path = path;
+  static void FillFrom(const struct stat& info, std::string path, LiveEntry* live) {
+    live->entry.path = std::move(path);
     live->inode = info.st_ino;
     live->ctime_ns = info.st_ctim.tv_sec * 1000000000 + info.st_ctim.tv_nsec;
     if (S_ISDIR(info.st_mode)) {
@@ -130,6 +132,7 @@ class Walker {
       const absl::Status read = ReadFolder(node, has_own_folder);
       mutex_.Lock();
       --at_work_;
+      found_ += node->entries.size();
       if (!read.ok() && failure_.ok()) failure_ = read;
       for (auto folder = node->folders.rbegin(); folder != node->folders.rend(); ++folder) {
         to_read_.push_back(folder->get());
@@ -150,33 +153,51 @@ class Walker {
         openat(node->parent->get(), node->name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (!fd->valid()) return ErrnoStatus(errno, absl::StrCat("open folder ", Printable(path)));
     node->parent.reset();
-    absl::StatusOr<std::vector<std::string>> names = ListFolder(fd->get());
-    if (!names.ok()) return Annotate(names.status(), absl::StrCat("folder ", Printable(path)));
+    std::vector<std::string> names;
+    RB_RETURN_IF_ERROR(Annotate(ReadNames(fd->get(), &names), absl::StrCat("folder ", Printable(path))));
     const bool in_folder = has_own_folder && fchdir(fd->get()) == 0;
-    node->entries.reserve(names->size());
+    node->entries.reserve(names.size());
     // Sorted as names, which is path order among the children of one folder.
-    for (const std::string& name : *names) {
-      const std::string child = path.empty() ? name : absl::StrCat(path, "/", name);
+    for (const std::string& name : names) {
+      std::string child = path.empty() ? name : absl::StrCat(path, "/", name);
       if (IsIgnored(tree_, child)) {
         node->holds_unmanaged = true;
         continue;
       }
       if (!with_sidecars_ && IsDatabaseSidecar(tree_, child)) continue;
-      RB_RETURN_IF_ERROR(Child(fd, name, child, in_folder, node));
+      RB_RETURN_IF_ERROR(Child(fd, name, std::move(child), in_folder, node));
     }
     return absl::OkStatus();
   }
 
-  absl::Status Child(const std::shared_ptr<UniqueFd>& parent, const std::string& name, const std::string& path,
-                     bool in_folder, FolderNode* node) {
+  // Unlike ListFolder, from the descriptor itself: nobody else reads from it.
+  static absl::Status ReadNames(int folder, std::vector<std::string>* names) {
+    alignas(dirent64) char buffer[32 << 10];
+    while (true) {
+      const ssize_t got = getdents64(folder, buffer, sizeof(buffer));
+      if (got < 0) return ErrnoStatus(errno, "read");
+      if (got == 0) break;
+      for (ssize_t at = 0; at < got;) {
+        const auto* entry = reinterpret_cast<const dirent64*>(buffer + at);
+        const absl::string_view name = entry->d_name;
+        if (name != "." && name != "..") names->emplace_back(name);
+        at += entry->d_reclen;
+      }
+    }
+    std::sort(names->begin(), names->end());
+    return absl::OkStatus();
+  }
+
+  absl::Status Child(const std::shared_ptr<UniqueFd>& parent, const std::string& name, std::string path, bool in_folder,
+                     FolderNode* node) {
     struct stat info {};
     if (fstatat(parent->get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
       if (errno == ENOENT) return absl::OkStatus();  // gone since the folder was read: the service is running
       return ErrnoStatus(errno, absl::StrCat("look at ", Printable(path)));
     }
     UniqueFd fd;
-    const bool has_xattrs = S_ISREG(info.st_mode) || S_ISDIR(info.st_mode);
-    if (has_xattrs && !(in_folder && HasNoXattrs(name))) {
+    const bool ask_for_xattrs = (S_ISREG(info.st_mode) && info.st_size == 0) || S_ISDIR(info.st_mode);
+    if (ask_for_xattrs && !(in_folder && HasNoXattrs(name))) {
       // Both from one handle: the name may have been given to another file meanwhile.
       fd.Reset(openat(parent->get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
       if (!fd.valid() || fstat(fd.get(), &info) != 0) {
@@ -197,13 +218,12 @@ class Walker {
       return absl::OkStatus();
     }
     LiveEntry live;
-    FillFrom(info, path, &live);
     if (fd.valid()) {
       RB_ASSIGN_OR_RETURN(live.entry.attributes, ReadAttributes(fd.get(), info, Printable(path)));
     } else {
       live.entry.attributes = PlainAttributes(info);
     }
-    if (live.entry.type == EntryType::kSymlink) {
+    if (S_ISLNK(info.st_mode)) {
       char target[4096];
       const ssize_t length = readlinkat(parent->get(), name.c_str(), target, sizeof(target));
       if (length < 0 && (errno == ENOENT || errno == EINVAL)) {
@@ -213,6 +233,7 @@ class Walker {
       live.entry.link_target.assign(target, static_cast<size_t>(length));
       live.entry.attributes.mode = 0777;
     }
+    FillFrom(info, std::move(path), &live);
     if (live.entry.type == EntryType::kFolder) {
       auto folder = std::make_unique<FolderNode>();
       folder->folder = live;
@@ -280,6 +301,7 @@ class Walker {
   CondVar changed_;
   std::vector<FolderNode*> to_read_ ABSL_GUARDED_BY(mutex_);
   size_t at_work_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t found_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> not_captured_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> mounts_ ABSL_GUARDED_BY(mutex_);

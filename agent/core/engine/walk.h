@@ -13,11 +13,13 @@
 namespace rb::agent {
 
 struct LiveEntry {
-  Entry entry;  // chunks are not filled in
+  Entry entry;  // without chunks; of a non-empty file without extended attributes too
   uint64_t inode = 0;
   int64_t ctime_ns = 0;
   // Below this folder lies something that is not ours to move: ignored, a socket, a device.
   bool holds_unmanaged = false;
+  // Read (or known) long enough after it was last changed that its times tell whether it changes again.
+  bool is_settled = false;
 };
 
 struct LiveTree {
@@ -28,6 +30,8 @@ struct LiveTree {
   std::vector<std::string> mounts;
 };
 
+// What can be known without opening files: content and extended attributes of non-empty files are left to whoever reads
+// them, since a file that is as it was when it was last read need not be opened.
 // Everything in the tree but what is ignored, and databases' journal files unless `with_sidecars`. `root` is the tree's
 // open folder. Folders are read beneath their open parent, by two threads; links are not followed, mounts not entered.
 absl::StatusOr<LiveTree> WalkTree(int root, const ServiceTree& tree, bool with_sidecars);
