@@ -58,8 +58,17 @@ void Say(const std::string& text) { std::cerr << text << std::endl; }
 
 // ---- running both sides
 
-// Seconds that a command takes; its standard output goes to `output_path`.
-double RunCommand(const std::vector<std::string>& command, const std::string& output_path = "/dev/null") {
+double ProcessorSeconds(const rusage& usage) {
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+// Seconds that a command takes, and in `processor` what it took of the processors; its standard output goes to
+// `output_path`.
+double RunCommand(const std::vector<std::string>& command, const std::string& output_path = "/dev/null",
+                  double* processor = nullptr) {
   const absl::Duration begin = SystemClock().Monotonic();
   const pid_t pid = fork();
   if (pid < 0) Fail("fork");
@@ -73,9 +82,11 @@ double RunCommand(const std::vector<std::string>& command, const std::string& ou
     _exit(127);
   }
   int status = 0;
-  if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+  rusage usage{};
+  if (wait4(pid, &status, 0, &usage) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     Fail(absl::StrCat("failed: ", absl::StrJoin(command, " ")));
   }
+  if (processor != nullptr) *processor = ProcessorSeconds(usage);
   return absl::ToDoubleSeconds(SystemClock().Monotonic() - begin);
 }
 
@@ -94,6 +105,7 @@ struct JobResult {
   double write = 0;
   double sync = 0;
   double peak_mib = 0;
+  double processor = 0;  // seconds, all threads
 };
 
 struct Folders {
@@ -139,6 +151,7 @@ JobResult RunJob(const char* name, const Folders& folders, const std::function<v
   rusage usage{};
   if (wait4(pid, &status, 0, &usage) != pid || !whole || status != 0) Fail("a job of the engine failed");
   result.peak_mib = static_cast<double>(usage.ru_maxrss) / 1024;
+  result.processor = ProcessorSeconds(usage);
   return result;
 }
 
@@ -320,6 +333,7 @@ void Print(const Document& document, bool json) {
 void MeasureRestore(const Folders& folders, int rounds, bool only_ours, Document* document) {
   std::vector<JobResult> ours;
   std::vector<double> rsync;
+  std::vector<double> rsync_processor;
   std::vector<double> walk;
   for (int round = 0; round < rounds; ++round) {
     Damage(folders.tree(), round);
@@ -328,7 +342,9 @@ void MeasureRestore(const Folders& folders, int rounds, bool only_ours, Document
     CheckEqual(folders);
     Damage(folders.tree(), round);
     StatWalk(folders);
-    rsync.push_back(RunCommand({"rsync", "-a", "--delete", folders.reference() + "/", folders.tree() + "/"}));
+    rsync_processor.push_back(0);
+    rsync.push_back(RunCommand({"rsync", "-a", "--delete", folders.reference() + "/", folders.tree() + "/"},
+                               "/dev/null", &rsync_processor.back()));
     Say(absl::StrFormat("round %d: restore %.3f s (commit %.4f), rsync %.3f, find %.3f", round + 1, ours.back().seconds,
                         ours.back().commit, rsync.back(), walk.back()));
   }
@@ -345,6 +361,9 @@ void MeasureRestore(const Folders& folders, int rounds, bool only_ours, Document
   document->times.emplace_back("restore: rest (opening, cache, comparing, records)",
                                restore - commit - MedianOf(ours, &JobResult::walk) - MedianOf(ours, &JobResult::hash) -
                                    MedianOf(ours, &JobResult::write) - MedianOf(ours, &JobResult::sync));
+  document->times.emplace_back("processor time of a restore and keep, all threads",
+                               MedianOf(ours, &JobResult::processor));
+  document->times.emplace_back("processor time of rsync, its parent alone", Median(rsync_processor));
   document->times.emplace_back("after the swap: keep", MedianOf(ours, &JobResult::keep));
   document->figures.push_back(
       {"peak memory of a restore, MiB", MedianOf(ours, &JobResult::peak_mib), kMemoryGoalMib, 1});

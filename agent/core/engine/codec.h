@@ -14,11 +14,18 @@ namespace rb::agent {
 class Encoder {
  public:
   void Number(uint64_t value) {
+    if (value < 0x80) {
+      out_.push_back(static_cast<char>(value));
+      return;
+    }
+    char bytes[10];
+    size_t size = 0;
     while (value >= 0x80) {
-      out_.push_back(static_cast<char>(value | 0x80));
+      bytes[size++] = static_cast<char>(value | 0x80);
       value >>= 7;
     }
-    out_.push_back(static_cast<char>(value));
+    bytes[size++] = static_cast<char>(value);
+    out_.append(bytes, size);
   }
   void Signed(int64_t value) { Number((static_cast<uint64_t>(value) << 1) ^ static_cast<uint64_t>(value >> 63)); }
   void Text(absl::string_view text) {
@@ -28,6 +35,8 @@ class Encoder {
   // As it is, without its length.
   void Literal(absl::string_view text) { out_.append(text.data(), text.size()); }
   void Raw(const Digest& digest) { out_.append(reinterpret_cast<const char*>(digest.bytes.data()), 32); }
+  // Room for so many bytes: growing costs as much as filling.
+  void Reserve(size_t bytes) { out_.reserve(bytes); }
   std::string Take() { return std::move(out_); }
   const std::string& bytes() const { return out_; }
 

@@ -145,13 +145,17 @@ class EngineImpl final : public Engine {
     const absl::Duration begin = options_.clock->Monotonic();
     RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
     Progress("capturing");
-    RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, components.data));
+    absl::StatusOr<Manifest> stored = absl::UnknownError("not loaded");
+    RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, components.data, [&] {
+                          if (target.snapshot == nullptr) stored = LoadReleaseManifest(target.release_name);
+                        }));
     PreparedTransaction prepared;
     CaptureRequest request;
     request.cause = Cause::kReplaced;
     request.operation_id = operation_id;
     request.reason = live.damage.empty() ? reason : absl::StrCat(reason, " [captured as it was: ", live.damage, "]");
-    RB_ASSIGN_OR_RETURN(const Manifest manifest, LoadTargetManifest(target, live));
+    if (target.snapshot != nullptr) stored = ImportSnapshot(target, live);
+    RB_ASSIGN_OR_RETURN(const Manifest manifest, std::move(stored));
     RB_ASSIGN_OR_RETURN(const std::optional<std::vector<std::string>> baseline, BaselinePaths(target));
     RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
     // The commit is that of the current release only while the tree still equals it.
@@ -180,8 +184,11 @@ class EngineImpl final : public Engine {
     Progress("staging");
     // Recording what is replaced and staging what replaces it have nothing to do with each other.
     absl::StatusOr<Release> replaced;
-    absl::Status staged = Stage(live, manifest, changes, &intent, &live.times,
-                                [&] { return (replaced = RecordRelease(&live, request, false)).status(); });
+    absl::Status staged = Stage(live, manifest, changes, &intent, &live.times, [&] {
+      // What was read is about to be replaced: it is not worth remembering.
+      live.cache_is_stale = false;
+      return (replaced = RecordRelease(&live, request, false)).status();
+    });
     if (staged.ok()) {
       RB_FAILPOINT("engine.prepare.after-capture");
       prepared.replaced = *std::move(replaced);
@@ -704,7 +711,9 @@ class EngineImpl final : public Engine {
 
   // `with_sidecars`: the live tree lists databases' journal files too, so that they can be replaced. Nothing that is
   // written is durable before Settle.
-  absl::StatusOr<Snapshot> TakeSnapshot(bool store_content, bool accept_damage, bool with_sidecars) {
+  // `meanwhile`, if any, is done on a second thread while this one compares with what was known, and reads.
+  absl::StatusOr<Snapshot> TakeSnapshot(bool store_content, bool accept_damage, bool with_sidecars,
+                                        const std::function<void()>& meanwhile = nullptr) {
     const absl::Duration begin = options_.clock->Monotonic();
     RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenTree());
     Snapshot snapshot;
@@ -712,6 +721,18 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(snapshot.live, WalkTree(root.get(), tree_, with_sidecars));
     snapshot.times.walk = options_.clock->Monotonic() - begin;
 
+    std::thread second;
+    if (meanwhile) second = std::thread(meanwhile);
+    absl::Status filled =
+        FillContents(root.get(), store_content, accept_damage, with_sidecars, walk_began_ns, &snapshot);
+    if (second.joinable()) second.join();
+    RB_RETURN_IF_ERROR(filled);
+    return snapshot;
+  }
+
+  absl::Status FillContents(int root, bool store_content, bool accept_damage, bool with_sidecars, int64_t walk_began_ns,
+                            Snapshot* snapshot_out) {
+    Snapshot& snapshot = *snapshot_out;
     std::vector<size_t> to_read;
     std::vector<size_t> databases;
     uint64_t known_count = 0;
@@ -726,7 +747,7 @@ class EngineImpl final : public Engine {
                    cached->ctime_ns == live.ctime_ns && cached->mtime_ns == live.entry.attributes.mtime_ns &&
                    cached->size == live.entry.size;
       if (known && is_database) {
-        const auto [log_mtime_ns, log_size] = DatabaseLog(root.get(), live.entry.path);
+        const auto [log_mtime_ns, log_size] = DatabaseLog(root, live.entry.path);
         known = log_mtime_ns == cached->log_mtime_ns && log_size == cached->log_size;
       }
       if (known && store_content) {
@@ -749,9 +770,9 @@ class EngineImpl final : public Engine {
     snapshot.cache_is_stale = known_count != cache.count();
     const absl::Duration read_begin = options_.clock->Monotonic();
     if (store_content) snapshot.writer = store_->NewWriter();
-    RB_RETURN_IF_ERROR(ReadFiles(root.get(), to_read, snapshot.writer.get(), &snapshot.live));
+    RB_RETURN_IF_ERROR(ReadFiles(root, to_read, snapshot.writer.get(), &snapshot.live));
     for (const size_t i : databases) {
-      RB_RETURN_IF_ERROR(CaptureDatabase(root.get(), accept_damage, i, &snapshot));
+      RB_RETURN_IF_ERROR(CaptureDatabase(root, accept_damage, i, &snapshot));
     }
     for (const std::vector<size_t>* read : {&to_read, &databases}) {
       for (const size_t i : *read) {
@@ -761,9 +782,9 @@ class EngineImpl final : public Engine {
         snapshot.cache_is_stale = snapshot.cache_is_stale || live.is_settled;
       }
     }
-    if (!snapshot.damage.empty() && !with_sidecars) RB_RETURN_IF_ERROR(AddSidecars(root.get(), &snapshot));
+    if (!snapshot.damage.empty() && !with_sidecars) RB_RETURN_IF_ERROR(AddSidecars(root, &snapshot));
     snapshot.times.hash = options_.clock->Monotonic() - read_begin;
-    return snapshot;
+    return absl::OkStatus();
   }
 
   bool IsDatabase(const std::string& path) const {
@@ -1018,9 +1039,7 @@ class EngineImpl final : public Engine {
   // Code and config of the live tree are those of the release. False also when that cannot be said.
   bool Equals(const LiveTree& live, const std::string& release_name) const {
     if (release_name.empty()) return false;
-    const absl::StatusOr<Release> release = files_.Load(release_name);
-    if (!release.ok()) return false;
-    const absl::StatusOr<Manifest> manifest = files_.LoadManifest(*release);
+    const absl::StatusOr<Manifest> manifest = LoadReleaseManifest(release_name);
     if (!manifest.ok()) return false;
     const absl::StatusOr<ChangeSet> changes = ComputeChanges(live, *manifest, Rules(Components(), nullptr));
     return changes.ok() && changes->delta.empty();
@@ -1029,8 +1048,11 @@ class EngineImpl final : public Engine {
   // ---- targets
 
   absl::StatusOr<Manifest> LoadTargetManifest(const EngineTarget& target, const Snapshot& live) {
-    if (target.snapshot != nullptr) return ImportSnapshot(target, live);
-    RB_ASSIGN_OR_RETURN(const Release release, files_.Load(target.release_name));
+    return target.snapshot != nullptr ? ImportSnapshot(target, live) : LoadReleaseManifest(target.release_name);
+  }
+
+  absl::StatusOr<Manifest> LoadReleaseManifest(const std::string& release_name) const {
+    RB_ASSIGN_OR_RETURN(const Release release, files_.Load(release_name));
     return files_.LoadManifest(release);
   }
 

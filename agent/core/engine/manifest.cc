@@ -59,6 +59,8 @@ absl::string_view BaseName(absl::string_view path) {
 }
 
 ManifestEncoder::ManifestEncoder(size_t entry_count) {
+  static constexpr size_t kUsualEntryBytes = 100;
+  out_.Reserve(entry_count * kUsualEntryBytes);
   out_.Literal(kMagic);
   out_.Number(entry_count);
 }
