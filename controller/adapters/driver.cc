@@ -84,7 +84,7 @@ Event Driver::NewEvent(const Running& running) const {
   return event;
 }
 
-absl::Status Driver::Take(Running* running, Event event) {
+absl::Status Driver::Take(Running* running, const Event& event) {
   RB_FAILPOINT("controller.driver.before-append");
   Running next = *running;
   std::vector<Effect> effects;
@@ -292,8 +292,8 @@ void Driver::Start(const OperationSpec& spec, const std::string& by, const std::
     const absl::StatusOr<std::string> id = store_.OperationOfKey(idempotency_key);
     if (!id.ok() || id->empty()) return false;
     absl::StatusOr<v1::Operation> operation = Get(*id, nullptr);
-    if (operation.ok()) answer->operation = *std::move(operation);
     answer->status = operation.status();
+    if (operation.ok()) answer->operation = *std::move(operation);
     return true;
   };
   if (known(&started)) {

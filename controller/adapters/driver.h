@@ -103,7 +103,7 @@ class Driver {
   void FinishInspecting(const std::string& key);
   absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
   // Decides, appends, then carries out. An error means that nothing was done: the event is not in the journal.
-  absl::Status Take(Running* running, Event event);
+  absl::Status Take(Running* running, const Event& event);
   void CarryOut(Running* running, const std::vector<Effect>& effects);
   static void Fold(Running* running, const Event& event, std::vector<Effect>* effects);
   void Tell(Running* running, size_t first_new_event, bool progress_only);

@@ -33,7 +33,7 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::WatchOperationResp
   WatchStream(EventLoop& loop, Driver& driver, std::function<void(WatchStream*)> on_done)
       : loop_(loop), driver_(driver), on_done_(std::move(on_done)) {}
 
-  void Begin(std::shared_ptr<WatchStream> self, const v1::WatchOperationRequest& request) {
+  void Begin(const std::shared_ptr<WatchStream>& self, const v1::WatchOperationRequest& request) {
     self_ = self;
     const bool posted = loop_.Post([this, self, request] {
       const absl::StatusOr<uint64_t> number = driver_.Watch(
@@ -171,8 +171,9 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
     return OnLoop(context, "/rb.v1.FleetService/ListOperations",
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
                     absl::StatusOr<v1::ListOperationsResponse> listed = driver_.List(*request);
+                    const grpc::Status status = ToGrpc(listed.status());
                     if (listed.ok()) *response = *std::move(listed);
-                    reactor->Finish(ToGrpc(listed.status()));
+                    reactor->Finish(status);
                   });
   }
 
@@ -191,7 +192,7 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
       watches_.insert(stream.get());
     }
     WatchStream* const raw = stream.get();
-    raw->Begin(std::move(stream), *request);
+    raw->Begin(stream, *request);
     return raw;
   }
 
@@ -202,8 +203,9 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
                     absl::StatusOr<v1::Operation> operation =
                         driver_.Abort(request->operation_id(), peer.name, request->reason());
+                    const grpc::Status status = ToGrpc(operation.status());
                     if (operation.ok()) *response->mutable_operation() = *std::move(operation);
-                    reactor->Finish(ToGrpc(operation.status()));
+                    reactor->Finish(status);
                   });
   }
 

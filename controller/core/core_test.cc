@@ -140,7 +140,7 @@ TEST(Scope, RefusesWithTheNearestSpellingAndChangesNothing) {
 TEST(Plan, AProvedBackupThenGitThenABackupThatIsNotProved) {
   const Fleet fleet = TestFleet();
   const Scope scope = ResolveScope(Rollback(), fleet);
-  const auto plan_with = [&](std::vector<Candidate> candidates) {
+  const auto plan_with = [&](const std::vector<Candidate>& candidates) {
     return MakePlan(scope, fleet, {{"prod-1", Answer(candidates)}, {"prod-2", Answer(candidates)}}, Passed("aaaa"));
   };
   Plan plan = plan_with({Git("aaaa"), Backup("aaaa", Durability::kProved)});

@@ -38,7 +38,6 @@ namespace {
 using ::rb::testing::FailsWith;
 using ::rb::testing::TemporaryFolder;
 using ::testing::HasSubstr;
-using ::testing::Not;
 using ::testing::SizeIs;
 
 // A service on a loopback port: one answer for all, until it is changed. One connection at a time.

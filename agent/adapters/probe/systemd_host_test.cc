@@ -23,7 +23,6 @@ namespace rb::agent {
 namespace {
 
 using ::rb::testing::FailsWith;
-using ::testing::HasSubstr;
 using Activity = UnitState::Activity;
 
 bool Eventually(const std::function<bool()>& condition) {

@@ -47,7 +47,7 @@ constexpr absl::string_view kUndoBegun = "undo-begun";
 constexpr uint64_t kWholeFileBytes = 1 << 20;
 // A file whose ctime is this close to when it was read may change again without its ctime changing: it is read again
 // next time. Kernel timestamps move in steps of up to 10 ms.
-constexpr int64_t kRacyNs = 20 * 1000 * 1000;
+constexpr int64_t kRacyNs = 20'000'000;
 constexpr size_t kLeastReadBytes = 16 << 10;
 // Left free on the tree's filesystem beyond what is staged.
 constexpr uint64_t kSpareBytes = 16 << 20;

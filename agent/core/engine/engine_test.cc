@@ -34,7 +34,6 @@ namespace {
 using testing::FailsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 using testing::TemporaryFolder;
 
 // Every attribute of every path, folder times included.

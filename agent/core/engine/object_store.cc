@@ -47,7 +47,7 @@ absl::StatusOr<std::vector<uint32_t>> ObjectStore::ListPacks() const {
   DIR* folder = opendir(path.c_str());
   if (folder == nullptr) return ErrnoStatus(errno, absl::StrCat("open folder ", path));
   std::vector<uint32_t> packs;
-  while (const dirent* entry = readdir(folder)) {  // NOLINT(concurrency-mt-unsafe): safe on distinct streams
+  while (const dirent* entry = readdir(folder)) {
     absl::string_view name = entry->d_name;
     uint32_t number = 0;
     if (absl::ConsumeSuffix(&name, ".index") && absl::SimpleAtoi(name, &number)) packs.push_back(number);
@@ -224,7 +224,7 @@ absl::StatusOr<uint64_t> ObjectStore::CollectGarbage(
   DIR* folder = opendir(packs_path.c_str());
   if (folder == nullptr) return ErrnoStatus(errno, absl::StrCat("open folder ", packs_path));
   std::vector<std::string> leftover;
-  while (const dirent* entry = readdir(folder)) {  // NOLINT(concurrency-mt-unsafe)
+  while (const dirent* entry = readdir(folder)) {
     absl::string_view name = entry->d_name;
     uint32_t number = 0;
     if (!absl::ConsumeSuffix(&name, ".pack") || !absl::SimpleAtoi(name, &number)) continue;

@@ -138,7 +138,7 @@ absl::StatusOr<std::vector<std::string>> NamesIn(const std::string& path, absl::
   DIR* folder = opendir(path.c_str());
   if (folder == nullptr) return ErrnoStatus(errno, absl::StrCat("open folder ", path));
   std::vector<std::string> names;
-  while (const dirent* entry = readdir(folder)) {  // NOLINT(concurrency-mt-unsafe): safe on distinct streams
+  while (const dirent* entry = readdir(folder)) {
     const absl::string_view name = entry->d_name;
     if (absl::EndsWith(name, suffix)) names.emplace_back(name.substr(0, name.size() - suffix.size()));
   }

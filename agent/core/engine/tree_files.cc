@@ -207,7 +207,7 @@ absl::StatusOr<std::vector<std::string>> ListFolder(int folder) {
   if (stream == nullptr) return ErrnoStatus(errno, "read a folder");
   std::vector<std::string> names;
   errno = 0;
-  while (const dirent* entry = readdir(stream)) {  // NOLINT(concurrency-mt-unsafe): safe on distinct streams
+  while (const dirent* entry = readdir(stream)) {
     const absl::string_view name = entry->d_name;
     if (name != "." && name != "..") names.emplace_back(name);
     errno = 0;
