@@ -38,8 +38,8 @@ class Interrupts {
     sigaddset(&signals_, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
   }
-  void Serve(FleetClient* client, bool starts_something) {
-    std::thread([this, client, starts_something] {
+  void Serve(FleetClient* client) {
+    std::thread([this, client] {
       for (int caught = 0; sigwait(&signals_, &caught) == 0;) {
         MutexLock lock(mutex_);
         if (gone_) {
@@ -49,12 +49,16 @@ class Interrupts {
           client->Detach();
           continue;
         }
-        Write(stderr, starts_something ? "\nrbctl: interrupted. It is unknown whether the operation was accepted.\n"
-                                         "Next: rbctl history\n"
-                                       : "\nrbctl: interrupted. Nothing was changed by this command.\n");
+        Write(stderr, is_asking_ ? "\nrbctl: interrupted. It is unknown whether the operation was accepted.\n"
+                                   "Next: rbctl history\n"
+                                 : "\nrbctl: interrupted. Nothing was changed by this command.\n");
         std::_Exit(kInterrupted);
       }
     }).detach();
+  }
+  void Asking(bool is_under_way) {
+    MutexLock lock(mutex_);
+    is_asking_ = is_under_way;
   }
   void Watching() {
     MutexLock lock(mutex_);
@@ -69,6 +73,7 @@ class Interrupts {
  private:
   sigset_t signals_;
   Mutex mutex_;
+  bool is_asking_ ABSL_GUARDED_BY(mutex_) = false;
   bool watching_ ABSL_GUARDED_BY(mutex_) = false;
   bool gone_ ABSL_GUARDED_BY(mutex_) = false;
 };
@@ -123,9 +128,10 @@ int Main(int argc, char** argv) {
       return line;
     };
   }
+  terminal.on_asking = [](bool is_under_way) { interrupts->Asking(is_under_way); };
   terminal.on_watching = [](const std::string&) { interrupts->Watching(); };
   FleetClient client(*identity, ClientLimits());
-  interrupts->Serve(&client, command.verb == Verb::kStart || command.verb == Verb::kAbort);
+  interrupts->Serve(&client);
   const int code = Run(command, client, terminal);
   interrupts->End();
   return code;

@@ -63,6 +63,13 @@ class Runner {
   }
 
  private:
+  absl::StatusOr<v1::Operation> AskToStart() {
+    if (terminal_.on_asking) terminal_.on_asking(true);
+    absl::StatusOr<v1::Operation> operation = client_.Start(command_.spec);
+    if (!operation.ok() && RefusalOf(operation.status()).has_value() && terminal_.on_asking) terminal_.on_asking(false);
+    return operation;
+  }
+
   int Print(const std::string& text, const std::string& json) {
     terminal_.out(command_.json ? json : text);
     return kDone;
@@ -153,14 +160,16 @@ class Runner {
         return Error("failed", kFailedNothingChanged, "not confirmed", "Nothing was changed.", "rbctl status");
       }
     }
-    auto operation = client_.Start(command_.spec);
+    if (terminal_.size)
+      terminal_.err(absl::StrCat("Asking the hosts of ", Printable(command_.spec.environment()), " …\n"));
+    auto operation = AskToStart();
     if (!operation.ok() && terminal_.ask && command_.spec.reason().empty()) {
       const auto refusal = RefusalOf(operation.status());
       if (refusal && refusal->code() == v1::Refusal::CODE_REASON_REQUIRED) {
         const std::string reason(absl::StripAsciiWhitespace(terminal_.ask("Reason: ")));
         if (!reason.empty()) {
           command_.spec.set_reason(reason);
-          operation = client_.Start(command_.spec);
+          operation = AskToStart();
         }
       }
     }
@@ -229,6 +238,7 @@ class Runner {
   }
 
   int Abort() {
+    if (terminal_.on_asking) terminal_.on_asking(true);
     const auto operation = client_.Abort(command_.operation_id, command_.reason);
     if (!operation.ok()) {
       return Failed(operation.status(), true);

@@ -152,8 +152,13 @@ TEST(RenderTest, TheRest) {
   host->set_environment("prod");
   host->set_service("sample-bot");
   host->set_host("prod-2");
-  ExpectGolden("status.txt", RenderStatus(status, {}));
   ExpectGolden("status.json", JsonStatus(status));
+  // While an operation is at work on a host, nobody is told that a hand was.
+  host = status.add_hosts();
+  *host = status.hosts(0);
+  host->set_host("prod-3");
+  host->clear_operation_id();
+  ExpectGolden("status.txt", RenderStatus(status, {}));
   v1::Plan plan;
   *plan.mutable_spec() = SampleOperation().spec();
   v1::HostPlan* planned = plan.add_hosts();

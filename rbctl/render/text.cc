@@ -175,7 +175,7 @@ std::string RenderStatus(const v1::GetStatusResponse& response, const Style& sty
   for (const v1::HostStatus& host : response.hosts()) {
     const v1::ServiceReport& report = host.report();
     std::string runs = Version(report.current_release(), report.current_commit(), report.current_version());
-    if (report.drifted()) {
+    if (report.drifted() && host.operation_id().empty()) {
       runs += " (changed by hand)";
     }
     const std::string verdict = Word(host.has_report() ? report.verdict() : v1::VERDICT_UNKNOWN);

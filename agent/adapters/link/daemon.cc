@@ -146,7 +146,9 @@ class Daemon {
   void Carry(const RunStep& effect) {
     Worker& worker = workers_.at(effect.task.service);
     Service* service = worker.service.get();
+    service->step_waits() = true;
     worker.loop->PostResult([this, service, task = effect.task] {
+      service->step_waits() = false;
       service->cancelled() = false;
       TaskProgress progress;
       progress.operation_id = task.operation_id;
@@ -286,7 +288,13 @@ class Daemon {
       }
       bool healthy = true;
       std::map<std::string, bool> by_kind;
-      for (const ProbeResult& probe : service->runner().ProbeOnce()) {
+      const std::vector<ProbeResult> probes = service->runner().ProbeOnce(&service->step_waits());
+      if (service->step_waits()) {
+        // What follows the step is reported after it.
+        loop_.PostResult([this, name] { workers_.at(name).report_waits = false; });
+        return;
+      }
+      for (const ProbeResult& probe : probes) {
         healthy = healthy && probe.passed;
         by_kind.try_emplace(probe.kind, true).first->second &= probe.passed;
         *report->add_probes() = ToWire(probe);

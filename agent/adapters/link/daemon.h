@@ -30,6 +30,8 @@ class Service {
   virtual Engine& engine() = 0;
   // Makes the engine's long work stop at its next safe point; cleared by the next step.
   virtual std::atomic<bool>& cancelled() = 0;
+  // A step waits for what is being looked at meanwhile.
+  virtual std::atomic<bool>& step_waits() = 0;
 };
 
 struct DaemonOptions {

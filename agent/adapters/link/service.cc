@@ -29,10 +29,12 @@ class ServiceImpl final : public Service {
   StepRunner& runner() override { return *runner_; }
   Engine& engine() override { return *engine_; }
   std::atomic<bool>& cancelled() override { return cancelled_; }
+  std::atomic<bool>& step_waits() override { return step_waits_; }
 
  private:
   friend class Service;
   std::atomic<bool> cancelled_{false};
+  std::atomic<bool> step_waits_{false};
   SqliteCopier copier_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Supervisor> supervisor_;

@@ -87,32 +87,43 @@ TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const
   return result;
 }
 
-std::vector<ProbeResult> StepRunner::ProbeRound(bool quick) {
+std::vector<ProbeResult> StepRunner::ProbeRound(bool quick, const std::atomic<bool>* hurry) {
   ProbeContext context = probe_context_;
   context.quick = quick;
   std::vector<ProbeResult> round;
-  for (const std::unique_ptr<Probe>& probe : ports_.probes) round.push_back(probe->Run(context));
+  for (const std::unique_ptr<Probe>& probe : ports_.probes) {
+    if (hurry != nullptr && *hurry) break;
+    round.push_back(probe->Run(context));
+  }
   return round;
 }
 
-std::vector<ProbeResult> StepRunner::ProbeOnce() {
+std::vector<ProbeResult> StepRunner::ProbeOnce(const std::atomic<bool>* hurry) {
   const absl::StatusOr<Current> current = ports_.engine->GetCurrent();
   if (current.ok()) {
     probe_context_.expected_commit = current->commit;
     probe_context_.expected_version = current->version;
   }
-  return ProbeRound(true);
+  return ProbeRound(true, hurry);
 }
 
 void StepRunner::Inspect(const InspectStep& step, TaskResult* result) {
-  result->probes = ProbeOnce();
-  result->verdict = FirstFailure(result->probes).empty() ? Verdict::kHealthy : Verdict::kUnhealthy;
   result->problems = ports_.engine->Problems(std::nullopt);
-  if (result->problems.empty()) {
+  const bool has_target = step.target.kind != TargetReference::Kind::kNone;
+  if (has_target) {
+    FillCandidates(step, result);
+  } else if (result->problems.empty()) {
     const absl::StatusOr<Current> drift = ports_.engine->CheckDrift();
     if (!drift.ok()) result->problems.emplace_back(drift.status().message());
   }
-  if (step.target.kind != TargetReference::Kind::kNone) FillCandidates(step, result);
+  // Whether it is healthy decides nothing when it has to change anyway; and a service that hangs would cost the
+  // recovery every probe's whole timeout.
+  const bool may_stay = std::any_of(result->candidates.begin(), result->candidates.end(), [](const Candidate& each) {
+    return each.already_there && each.refused_because.empty();
+  });
+  if (has_target && !may_stay) return;
+  result->probes = ProbeOnce();
+  result->verdict = FirstFailure(result->probes).empty() ? Verdict::kHealthy : Verdict::kUnhealthy;
 }
 
 void StepRunner::FillCandidates(const InspectStep& step, TaskResult* result) {

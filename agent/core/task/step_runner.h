@@ -48,8 +48,9 @@ class StepRunner {
   // at between probes and by the engine's long work; a swap that has begun is finished.
   TaskResult Run(const Task& task, const ProgressSink& progress, const std::atomic<bool>& cancelled);
 
-  // One quick round of probes.
-  std::vector<ProbeResult> ProbeOnce();
+  // One quick round of probes. Ends early, with what it has, once `hurry` is true: a probe of a service that hangs takes
+  // its whole timeout, and a step may be waiting.
+  std::vector<ProbeResult> ProbeOnce(const std::atomic<bool>* hurry = nullptr);
 
   const ServicePorts& ports() const { return ports_; }
 
@@ -67,7 +68,7 @@ class StepRunner {
   absl::Status StopService(Context* context);
   absl::Status StartService(Context* context);
   void FillCandidates(const InspectStep& step, TaskResult* result);
-  std::vector<ProbeResult> ProbeRound(bool quick);
+  std::vector<ProbeResult> ProbeRound(bool quick, const std::atomic<bool>* hurry = nullptr);
 
   ServicePorts ports_;
   ProbeContext probe_context_;
