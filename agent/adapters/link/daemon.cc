@@ -178,7 +178,8 @@ class Daemon {
         }
         if (!result.status.ok()) LogWarning("agent", result.service, " ", kind, ": ", result.status.message());
         Take(StepEnded{result});
-        if (kind != "inspect") Report(result.service);
+        // Not in the middle of an operation: its next step would wait for the probes.
+        if (kind == "backup" || kind == "revert" || kind == "keep") Report(result.service);
       });
     });
   }
