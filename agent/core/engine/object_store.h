@@ -27,6 +27,19 @@
 
 namespace rb::agent {
 
+// Where one object lies in a pack.
+struct PackedObject {
+  Digest digest;
+  uint64_t offset = 0;
+  uint64_t stored_bytes = 0;
+  uint64_t content_bytes = 0;
+
+  friend bool operator==(const PackedObject&, const PackedObject&) = default;
+};
+std::string EncodePackIndex(const std::vector<PackedObject>& objects);
+// DATA_LOSS. Total.
+absl::StatusOr<std::vector<PackedObject>> DecodePackIndex(absl::string_view bytes);
+
 // Thread-safe, but for Writer: one thread each.
 class ObjectStore {
  public:
@@ -56,12 +69,6 @@ class ObjectStore {
 
    private:
     friend class ObjectStore;
-    struct Record {
-      Digest digest;
-      uint64_t offset = 0;
-      uint64_t stored_bytes = 0;
-      uint64_t content_bytes = 0;
-    };
     explicit Writer(ObjectStore* store) : store_(store) {}
     absl::Status Begin();
     absl::Status FlushBuffer();
@@ -70,7 +77,7 @@ class ObjectStore {
     UniqueFd fd_;
     std::string buffer_;
     uint64_t size_ = 0;
-    std::vector<Record> records_;
+    std::vector<PackedObject> records_;
     absl::flat_hash_set<Digest> added_;
   };
 
