@@ -57,6 +57,16 @@ std::vector<std::string> ParseRecords(absl::string_view data, size_t* valid_byte
   return records;
 }
 
+bool IsTornTail(absl::string_view data, size_t valid_bytes) {
+  // A crash can only tear what was appended last. A whole record after the damage means that something else is wrong.
+  for (size_t skip = valid_bytes + 1; skip + kHeaderBytes <= data.size() && skip < valid_bytes + (1 << 16); ++skip) {
+    size_t further = 0;
+    const std::vector<std::string> later = ParseRecords(data.substr(skip), &further);
+    if (!later.empty() && !later[0].empty()) return false;
+  }
+  return true;
+}
+
 absl::StatusOr<std::unique_ptr<RecordJournal>> RecordJournal::Open(const std::string& path,
                                                                    std::vector<std::string>* records) {
   UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
@@ -65,15 +75,10 @@ absl::StatusOr<std::unique_ptr<RecordJournal>> RecordJournal::Open(const std::st
   size_t valid_bytes = 0;
   *records = ParseRecords(data, &valid_bytes);
   if (valid_bytes < data.size()) {
-    // A crash can only tear what was appended last. A whole record after the damage means that something else is wrong.
-    for (size_t skip = valid_bytes + 1; skip + kHeaderBytes <= data.size() && skip < valid_bytes + (1 << 16); ++skip) {
-      size_t further = 0;
-      const std::vector<std::string> later = ParseRecords(absl::string_view(data).substr(skip), &further);
-      if (!later.empty() && !later[0].empty()) {
-        return absl::DataLossError(absl::StrCat(path, " is damaged at byte ", valid_bytes,
-                                                "; whole records follow, so this is not a torn write. It was left as "
-                                                "it is."));
-      }
+    if (!IsTornTail(data, valid_bytes)) {
+      return absl::DataLossError(absl::StrCat(path, " is damaged at byte ", valid_bytes,
+                                              "; whole records follow, so this is not a torn write. It was left as "
+                                              "it is."));
     }
     if (ftruncate(fd.get(), static_cast<off_t>(valid_bytes)) != 0) {
       return ErrnoStatus(errno, absl::StrCat("truncate journal ", path));

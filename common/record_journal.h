@@ -48,6 +48,9 @@ class RecordJournal {
 // The records at the start of `data` that are whole; `*valid_bytes` is where they end. Total: never fails, reads any
 // bytes. What is left over is a torn tail or damage.
 std::vector<std::string> ParseRecords(absl::string_view data, size_t* valid_bytes);
+// True when what `data` holds behind its whole records can be what a crash has left of the last one: no whole record
+// follows. Total.
+bool IsTornTail(absl::string_view data, size_t valid_bytes);
 void AppendRecord(absl::string_view record, std::string* out);
 
 }  // namespace rb

@@ -11,6 +11,7 @@
 #include "common/edit_distance.h"
 #include "common/ids.h"
 #include "common/status.h"
+#include "common/text.h"
 #include "controller/core/plan.h"
 #include "rb/v1/fleet_config.pb.h"
 
@@ -36,9 +37,10 @@ class Reader {
  private:
   void Complain(const std::string& path, const std::string& text) {
     YamlProblem problem;
-    problem.line = LineOf(lines_, path);
-    problem.path = path;
-    problem.text = text;
+    // Names that people chose are part of both; lines are known by what can be printed.
+    problem.path = Printable(path);
+    problem.line = LineOf(lines_, problem.path);
+    problem.text = Printable(text);
     problems_.push_back(std::move(problem));
   }
   void CheckName(const std::string& path, const std::string& name) {

@@ -150,8 +150,10 @@ class Checker {
   }
 
  private:
+  // Names that people chose are part of both; lines are known by what can be printed.
   void Add(const std::string& path, const std::string& text) {
-    problems_->push_back({LineOf(lines_, path), 0, path, text});
+    const std::string shown = Printable(path);
+    problems_->push_back({LineOf(lines_, shown), 0, shown, Printable(text)});
   }
   void AddIf(const std::string& path, const std::string& text) {
     if (!text.empty()) Add(path, text);

@@ -113,6 +113,12 @@ TEST(AgentConfig, WantsATreeAndASupervisorForEachService) {
       "or digit\n");
 }
 
+TEST(AgentConfig, WhatItSaysIsSafeToPrintAndHasItsLine) {
+  EXPECT_EQ(Problems("services:\n  \"a\\nb\": {tree: /x, unit: a.service}\n"),
+            "f:2: services.a\\x0ab: a service's name is 1 to 63 of a-z, 0-9, '-', '_' and '.', beginning with a letter "
+            "or digit\n");
+}
+
 TEST(AgentConfig, RefusesTreesThatLieWithinOneAnother) {
   EXPECT_THAT(Problems("services:\n  a: {tree: /opt/a, unit: a.service}\n  b: {tree: /opt/a/b, unit: b.service}\n"
                        "  c: {tree: /opt/ab, unit: c.service}\n"),

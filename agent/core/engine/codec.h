@@ -54,10 +54,16 @@ class Decoder {
       if (data_.empty()) break;
       const auto byte = static_cast<uint8_t>(data_[0]);
       data_.remove_prefix(1);
+      if (shift == 63 && byte > 1) break;  // more than 64 bits
       value |= static_cast<uint64_t>(byte & 0x7F) << shift;
       if (byte < 0x80) return value;
     }
     return Fail();
+  }
+  // What does not fit is refused: a cut-off number may be another user's.
+  uint32_t Number32() {
+    const uint64_t value = Number();
+    return static_cast<uint32_t>(value <= UINT32_MAX ? value : Fail());
   }
   int64_t Signed() {
     const uint64_t value = Number();
@@ -73,6 +79,15 @@ class Decoder {
     }
     const absl::string_view text = data_.substr(0, size);
     data_.remove_prefix(size);
+    return text;
+  }
+  // For what is handed to the kernel as a C string: a NUL would cut it short.
+  std::string TextWithoutNul() {
+    std::string text = Text();
+    if (text.find('\0') != std::string::npos) {
+      Fail();
+      text.clear();
+    }
     return text;
   }
   Digest Raw() {

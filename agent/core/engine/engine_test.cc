@@ -18,6 +18,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "agent/core/engine/codec.h"
 #include "agent/core/engine/manifest.h"
 #include "agent/core/engine/object_store.h"
 #include "agent/core/engine/text_diff.h"
@@ -617,6 +618,75 @@ TEST(Manifest, AnyBytesAreReadWithoutHarm) {
     evil.entries[0].path = path;
     EXPECT_FALSE(DecodeManifest(EncodeManifest(evil)).ok()) << path;
   }
+}
+
+TEST(Manifest, WhatTheKernelWouldReadOtherwiseIsRefused) {
+  const auto decode = [](const std::function<void(Entry*)>& change) {
+    Manifest manifest;
+    Entry entry;
+    entry.path = "a";
+    change(&entry);
+    manifest.entries.push_back(entry);
+    return DecodeManifest(EncodeManifest(manifest));
+  };
+  RB_EXPECT_OK(decode([](Entry*) {}));
+  EXPECT_THAT(decode([](Entry* entry) { entry->link_target = std::string("a\0b", 3); }),
+              FailsWith(absl::StatusCode::kDataLoss, ""));
+  EXPECT_THAT(decode([](Entry* entry) {
+                entry->attributes.xattrs = {{std::string("user.a\0b", 8), ""}};
+              }),
+              FailsWith(absl::StatusCode::kDataLoss, ""));
+  // An owner of more than 32 bits is not cut down to another one.
+  std::string bytes = EncodeManifest([] {
+    Manifest manifest;
+    manifest.entries.emplace_back().attributes.uid = 0x0FFFFFFF;  // 4 bytes
+    return manifest;
+  }());
+  const size_t at = bytes.find("\xFF\xFF\xFF\x7F");
+  ASSERT_NE(at, std::string::npos);
+  bytes.replace(at, 4, "\x80\x80\x80\x80\x10");  // 1 << 32
+  EXPECT_THAT(DecodeManifest(bytes), FailsWith(absl::StatusCode::kDataLoss, ""));
+}
+
+TEST(Codec, ANumberOfMoreThan64BitsIsRefused) {
+  Encoder out;
+  out.Number(UINT64_MAX);
+  std::string bytes = out.Take();
+  Decoder most(bytes);
+  EXPECT_EQ(most.Number(), UINT64_MAX);
+  EXPECT_TRUE(most.ok());
+  bytes.back() = 2;
+  Decoder more(bytes);
+  more.Number();
+  EXPECT_FALSE(more.ok());
+}
+
+TEST(Intent, NoNameLeadsOutOfTheTreeOrOfStaging) {
+  const auto decode = [](const std::string& staging, const std::string& path, const std::string& staged) {
+    Intent intent;
+    intent.staging_name = staging;
+    PlannedRename rename;
+    rename.path = path;
+    rename.staged_name = staged;
+    intent.renames.push_back(rename);
+    return DecodeIntent(EncodeIntent(intent));
+  };
+  RB_EXPECT_OK(decode("tx-1", "lib/a.py", "e0"));
+  EXPECT_THAT(decode("..", "a", "e0"), FailsWith(absl::StatusCode::kDataLoss, "staging folder"));
+  EXPECT_THAT(decode("tx-1", "a/../../b", "e0"), FailsWith(absl::StatusCode::kDataLoss, "not safe"));
+  EXPECT_THAT(decode("tx-1", "/etc/passwd", "e0"), FailsWith(absl::StatusCode::kDataLoss, "not safe"));
+  EXPECT_THAT(decode("tx-1", "a", "../e0"), FailsWith(absl::StatusCode::kDataLoss, "not safe"));
+}
+
+TEST(PackIndex, PlacesThatNoFileHasAreRefused) {
+  PackedObject object;
+  object.offset = 100;
+  object.stored_bytes = 200;
+  EXPECT_THAT(DecodePackIndex(EncodePackIndex({object})), testing::IsOk());
+  object.offset = UINT64_MAX - 100;
+  EXPECT_THAT(DecodePackIndex(EncodePackIndex({object})), FailsWith(absl::StatusCode::kDataLoss, "damaged"));
+  object.offset = INT64_MAX;
+  EXPECT_THAT(DecodePackIndex(EncodePackIndex({object})), FailsWith(absl::StatusCode::kDataLoss, "damaged"));
 }
 
 TEST(PathOrder, AFolderComesRightBeforeWhatItHolds) {

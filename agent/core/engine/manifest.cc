@@ -12,6 +12,8 @@ namespace {
 
 constexpr absl::string_view kMagic = "rbmanifest1\n";
 
+}  // namespace
+
 bool IsSafePath(absl::string_view path) {
   if (path.empty()) return true;
   if (path.find('\0') != absl::string_view::npos) return false;
@@ -20,8 +22,6 @@ bool IsSafePath(absl::string_view path) {
   }
   return true;
 }
-
-}  // namespace
 
 bool PathLess(absl::string_view a, absl::string_view b) {
   const size_t limit = std::min(a.size(), b.size());
@@ -102,7 +102,7 @@ void TakeXattrs(Decoder* in, std::vector<std::pair<std::string, std::string>>* x
   xattrs->clear();
   const uint64_t count = in->Count(2);
   for (uint64_t i = 0; i < count && in->ok(); ++i) {
-    std::string name = in->Text();
+    std::string name = in->TextWithoutNul();
     std::string value = in->Text();
     xattrs->emplace_back(std::move(name), std::move(value));
   }
@@ -139,15 +139,15 @@ absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes) {
     const uint64_t type = in.Number();
     if (type < 1 || type > 4) return absl::DataLossError("a manifest has an entry of an unknown type");
     entry.type = static_cast<EntryType>(type);
-    entry.attributes.mode = static_cast<uint32_t>(in.Number()) & 07777;
-    entry.attributes.uid = static_cast<uint32_t>(in.Number());
-    entry.attributes.gid = static_cast<uint32_t>(in.Number());
+    entry.attributes.mode = in.Number32() & 07777;
+    entry.attributes.uid = in.Number32();
+    entry.attributes.gid = in.Number32();
     entry.attributes.mtime_ns = in.Signed();
     TakeXattrs(&in, &entry.attributes.xattrs);
     entry.size = in.Number();
     entry.sparse = in.Number() != 0;
-    entry.hard_link_group = static_cast<uint32_t>(in.Number());
-    entry.link_target = in.Text();
+    entry.hard_link_group = in.Number32();
+    entry.link_target = in.TextWithoutNul();
     TakeChunks(&in, &entry.chunks);
     manifest.entries.push_back(std::move(entry));
   }

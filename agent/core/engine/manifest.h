@@ -60,6 +60,8 @@ bool PathLess(absl::string_view a, absl::string_view b);
 bool IsBelow(absl::string_view path, absl::string_view folder);
 absl::string_view ParentPath(absl::string_view path);
 absl::string_view BaseName(absl::string_view path);
+// A path that cannot lead out of the folder it is relative to: no "..", no empty elements, no NUL. "" is one.
+bool IsSafePath(absl::string_view path);
 
 // Writes a manifest entry by entry, in path order. Canonical: equal manifests have equal bytes, so that their SHA-256
 // is the name of the state.

@@ -31,6 +31,48 @@ constexpr absl::string_view kIndexMagic = "rbindex1\n";
 
 }  // namespace
 
+std::string EncodePackIndex(const std::vector<PackedObject>& objects) {
+  Encoder index;
+  index.Number(objects.size());
+  for (const PackedObject& object : objects) {
+    index.Raw(object.digest);
+    index.Number(object.offset);
+    index.Number(object.stored_bytes);
+    index.Number(object.content_bytes);
+  }
+  std::string content = absl::StrCat(kIndexMagic, index.bytes());
+  Encoder tail;
+  tail.Raw(Sha256Of(content));
+  content.append(tail.bytes());
+  return content;
+}
+
+absl::StatusOr<std::vector<PackedObject>> DecodePackIndex(absl::string_view bytes) {
+  if (bytes.size() < 32 + kIndexMagic.size() || bytes.substr(0, kIndexMagic.size()) != kIndexMagic) {
+    return absl::DataLossError("is not an index");
+  }
+  const absl::string_view body = bytes.substr(0, bytes.size() - 32);
+  Decoder tail(bytes.substr(bytes.size() - 32));
+  if (tail.Raw() != Sha256Of(body)) return absl::DataLossError("is damaged");
+  Decoder in(body.substr(kIndexMagic.size()));
+  const uint64_t count = in.Count(35);
+  std::vector<PackedObject> objects;
+  objects.reserve(count);
+  for (uint64_t i = 0; i < count && in.ok(); ++i) {
+    PackedObject object;
+    object.digest = in.Raw();
+    object.offset = in.Number();
+    object.stored_bytes = in.Number();
+    object.content_bytes = in.Number();
+    if (object.offset > INT64_MAX || object.stored_bytes > INT64_MAX - object.offset) {
+      return absl::DataLossError("is damaged");
+    }
+    objects.push_back(object);
+  }
+  if (!in.ok() || !in.at_end()) return absl::DataLossError("is damaged");
+  return objects;
+}
+
 absl::StatusOr<std::unique_ptr<ObjectStore>> ObjectStore::Open(const std::string& folder) {
   RB_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/packs")));
   std::unique_ptr<ObjectStore> store(new ObjectStore(folder));
@@ -60,26 +102,12 @@ absl::StatusOr<std::vector<uint32_t>> ObjectStore::ListPacks() const {
 absl::Status ObjectStore::LoadIndex(uint32_t pack) {
   const std::string path = PackPath(pack, ".index");
   RB_ASSIGN_OR_RETURN(const std::string content, ReadFile(path, size_t{1} << 30));
-  const absl::string_view all = content;
-  if (all.size() < 32 + kIndexMagic.size() || all.substr(0, kIndexMagic.size()) != kIndexMagic) {
-    return absl::DataLossError(absl::StrCat(path, " is not an index"));
+  const absl::StatusOr<std::vector<PackedObject>> objects = DecodePackIndex(content);
+  if (!objects.ok()) return absl::DataLossError(absl::StrCat(path, " ", objects.status().message()));
+  places_.reserve(places_.size() + objects->size());
+  for (const PackedObject& object : *objects) {
+    places_.try_emplace(object.digest, Place{pack, object.offset, object.stored_bytes, object.content_bytes});
   }
-  const absl::string_view body = all.substr(0, all.size() - 32);
-  Decoder tail(all.substr(all.size() - 32));
-  if (tail.Raw() != Sha256Of(body)) return absl::DataLossError(absl::StrCat(path, " is damaged"));
-  Decoder in(body.substr(kIndexMagic.size()));
-  const uint64_t count = in.Count(35);
-  places_.reserve(places_.size() + count);
-  for (uint64_t i = 0; i < count && in.ok(); ++i) {
-    Place place;
-    place.pack = pack;
-    const Digest digest = in.Raw();
-    place.offset = in.Number();
-    place.stored_bytes = in.Number();
-    place.content_bytes = in.Number();
-    places_.try_emplace(digest, place);
-  }
-  if (!in.ok()) return absl::DataLossError(absl::StrCat(path, " is damaged"));
   loaded_.insert(pack);
   return absl::OkStatus();
 }
@@ -288,21 +316,10 @@ absl::Status ObjectStore::Writer::Finish() {
   RB_RETURN_IF_ERROR(FlushBuffer());
   if (fsync(fd_.get()) != 0) return ErrnoStatus(errno, absl::StrCat("fsync ", path_));
   RB_RETURN_IF_ERROR(SyncFolder(absl::StrCat(store_->folder_, "/packs")));
-  Encoder index;
-  index.Number(records_.size());
-  for (const Record& record : records_) {
-    index.Raw(record.digest);
-    index.Number(record.offset);
-    index.Number(record.stored_bytes);
-    index.Number(record.content_bytes);
-  }
-  std::string content = absl::StrCat(kIndexMagic, index.bytes());
-  Encoder tail;
-  tail.Raw(Sha256Of(content));
-  content.append(tail.bytes());
   const std::string pack_path = std::exchange(path_, "");
   fd_.Reset();
-  RB_RETURN_IF_ERROR(WriteFileDurably(absl::StrCat(absl::StripSuffix(pack_path, ".pack"), ".index"), content));
+  RB_RETURN_IF_ERROR(
+      WriteFileDurably(absl::StrCat(absl::StripSuffix(pack_path, ".pack"), ".index"), EncodePackIndex(records_)));
   records_.clear();
   added_.clear();
   return store_->Refresh();

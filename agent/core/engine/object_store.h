@@ -27,6 +27,19 @@
 
 namespace rb::agent {
 
+// Where one object lies in a pack.
+struct PackedObject {
+  Digest digest;
+  uint64_t offset = 0;
+  uint64_t stored_bytes = 0;
+  uint64_t content_bytes = 0;
+
+  friend bool operator==(const PackedObject&, const PackedObject&) = default;
+};
+std::string EncodePackIndex(const std::vector<PackedObject>& objects);
+// DATA_LOSS. Total.
+absl::StatusOr<std::vector<PackedObject>> DecodePackIndex(absl::string_view bytes);
+
 // Thread-safe.
 class ObjectStore {
  public:
@@ -57,12 +70,6 @@ class ObjectStore {
 
    private:
     friend class ObjectStore;
-    struct Record {
-      Digest digest;
-      uint64_t offset = 0;
-      uint64_t stored_bytes = 0;
-      uint64_t content_bytes = 0;
-    };
     explicit Writer(ObjectStore* store) : store_(store) {}
     absl::Status Begin() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
     absl::Status FlushBuffer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -72,7 +79,7 @@ class ObjectStore {
     UniqueFd fd_ ABSL_GUARDED_BY(mutex_);
     std::string buffer_ ABSL_GUARDED_BY(mutex_);
     uint64_t size_ ABSL_GUARDED_BY(mutex_) = 0;
-    std::vector<Record> records_ ABSL_GUARDED_BY(mutex_);
+    std::vector<PackedObject> records_ ABSL_GUARDED_BY(mutex_);
     absl::flat_hash_set<Digest> added_ ABSL_GUARDED_BY(mutex_);
   };
 

@@ -29,13 +29,16 @@ void PutAttributes(const Attributes& attributes, Encoder* out) {
 
 Attributes TakeAttributes(Decoder* in) {
   Attributes attributes;
-  attributes.mode = static_cast<uint32_t>(in->Number()) & 07777;
-  attributes.uid = static_cast<uint32_t>(in->Number());
-  attributes.gid = static_cast<uint32_t>(in->Number());
+  attributes.mode = in->Number32() & 07777;
+  attributes.uid = in->Number32();
+  attributes.gid = in->Number32();
   attributes.mtime_ns = in->Signed();
   TakeXattrs(in, &attributes.xattrs);
   return attributes;
 }
+
+// One element, or none.
+bool IsPlainName(absl::string_view name) { return IsSafePath(name) && name.find('/') == absl::string_view::npos; }
 
 uint64_t InodeAt(int folder, const std::string& name) {
   struct stat info {};
@@ -169,6 +172,7 @@ absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
         &intent.replaced_release, &intent.reason, &intent.target_manifest_file, &intent.staging_name}) {
     *text = in.Text();
   }
+  if (!IsPlainName(intent.staging_name)) return absl::DataLossError("an intent's staging folder has no plain name");
   const uint64_t count = in.Count(16);
   for (uint64_t i = 0; i < count && in.ok(); ++i) {
     PlannedRename rename;
@@ -177,6 +181,9 @@ absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
     rename.kind = static_cast<Change::Kind>(kind);
     rename.path = in.Text();
     rename.staged_name = in.Text();
+    if (!IsSafePath(rename.path) || !IsPlainName(rename.staged_name)) {
+      return absl::DataLossError("an intent's paths are not safe");
+    }
     rename.old_inode = in.Number();
     rename.old_ctime_ns = in.Signed();
     rename.new_inode = in.Number();

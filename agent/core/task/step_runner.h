@@ -48,8 +48,8 @@ class StepRunner {
   // at between probes and by the engine's long work; a swap that has begun is finished.
   TaskResult Run(const Task& task, const ProgressSink& progress, const std::atomic<bool>& cancelled);
 
-  // One quick round of probes. Ends early, with what it has, once `hurry` is true: a probe of a service that hangs takes
-  // its whole timeout, and a step may be waiting.
+  // One quick round of probes. Ends early, with what it has, once `hurry` is true: a probe of a service that hangs
+  // takes its whole timeout, and a step may be waiting.
   std::vector<ProbeResult> ProbeOnce(const std::atomic<bool>* hurry = nullptr);
 
   const ServicePorts& ports() const { return ports_; }
