@@ -1221,6 +1221,17 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(root, name));
     const int parent = place.parent.get();
     if (entry.type == EntryType::kFolder) return MakeFolderAt(parent, place.name, 0700, shown);
+    if (entry.hard_link_group != 0) {
+      const auto [first, is_first] = linked->try_emplace(entry.hard_link_group, name);
+      if (!is_first) {
+        RB_ASSIGN_OR_RETURN(const Place from, LocateBeneath(root, first->second));
+        RB_RETURN_IF_ERROR(CheckFault("link", shown));
+        if (linkat(from.parent.get(), from.name.c_str(), parent, place.name.c_str(), 0) != 0) {
+          return ErrnoStatus(errno, absl::StrCat("link ", shown));
+        }
+        return absl::OkStatus();
+      }
+    }
     if (entry.type == EntryType::kSymlink) {
       RB_RETURN_IF_ERROR(CheckFault("symlink", shown));
       if (symlinkat(entry.link_target.c_str(), parent, place.name.c_str()) != 0) {
@@ -1233,23 +1244,12 @@ class EngineImpl final : public Engine {
       if (mkfifoat(parent, place.name.c_str(), 0600) != 0) return ErrnoStatus(errno, absl::StrCat("make fifo ", shown));
       return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
     }
-    if (entry.hard_link_group != 0) {
-      const auto [first, is_first] = linked->try_emplace(entry.hard_link_group, name);
-      if (!is_first) {
-        RB_ASSIGN_OR_RETURN(const Place from, LocateBeneath(root, first->second));
-        RB_RETURN_IF_ERROR(CheckFault("link", shown));
-        if (linkat(from.parent.get(), from.name.c_str(), parent, place.name.c_str(), 0) != 0) {
-          return ErrnoStatus(errno, absl::StrCat("link ", shown));
-        }
-        return absl::OkStatus();
-      }
-    }
     RB_ASSIGN_OR_RETURN(const UniqueFd fd, CreateFileAt(parent, place.name, shown));
     uint64_t written = 0;
     for (const Digest& chunk : entry.chunks) {
       absl::StatusOr<std::string> content = store_->Get(chunk);
       if (!content.ok()) return DescribeLoss(chunk, content.status());
-      RB_RETURN_IF_ERROR(WriteSparsely(fd.get(), *content, entry.sparse, shown));
+      RB_RETURN_IF_ERROR(WriteSparsely(fd.get(), written, *content, entry.sparse, shown));
       written += content->size();
     }
     if (entry.sparse && ftruncate(fd.get(), static_cast<off_t>(written)) != 0) {
@@ -1260,11 +1260,14 @@ class EngineImpl final : public Engine {
     return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
   }
 
-  static absl::Status WriteSparsely(int fd, absl::string_view content, bool sparse, const std::string& shown) {
+  static absl::Status WriteSparsely(int fd, uint64_t offset, absl::string_view content, bool sparse,
+                                    const std::string& shown) {
     if (!sparse) return WriteToFile(fd, content, shown);
     static constexpr size_t kBlock = 4096;
-    for (size_t at = 0; at < content.size(); at += kBlock) {
-      const absl::string_view block = content.substr(at, kBlock);
+    // Blocks of the file, not of the chunk: a chunk is cut anywhere.
+    absl::string_view block;
+    for (size_t at = 0; at < content.size(); at += block.size()) {
+      block = content.substr(at, kBlock - (offset + at) % kBlock);
       const bool zero = std::all_of(block.begin(), block.end(), [](char c) { return c == '\0'; });
       if (!zero) {
         RB_RETURN_IF_ERROR(WriteToFile(fd, block, shown));

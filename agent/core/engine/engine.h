@@ -66,7 +66,7 @@ struct Delta {
   std::vector<std::string> sample_paths;
   // Unified diff of changed text files of the config component, at most 16 KiB.
   std::string config_diff;
-  // Entries that a release cannot keep (sockets, devices), at most 20.
+  // Entries that a release cannot keep (sockets, devices, other filesystems), at most 20.
   std::vector<std::string> not_captured;
 
   bool empty() const { return files_added + files_changed + files_removed + other_changes == 0; }

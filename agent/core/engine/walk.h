@@ -22,10 +22,9 @@ struct LiveEntry {
 
 struct LiveTree {
   std::vector<LiveEntry> entries;  // in path order; the first is the root
-  // Sockets, devices: printable paths, sorted, at most 20.
+  // Sockets, devices, and where other filesystems (mounts, btrfs subvolumes) begin: printable paths, sorted, at
+  // most 20.
   std::vector<std::string> not_captured;
-  // Mounts inside the tree, sorted.
-  std::vector<std::string> mounts;
 };
 
 // Everything in the tree but what is ignored, and databases' journal files unless `with_sidecars`. `root` is the tree's
