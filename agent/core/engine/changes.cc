@@ -215,7 +215,7 @@ class Differ {
     for (int pass = 0; pass < 2; ++pass) {
       for (size_t t = 0; t < target_.size(); ++t) {
         const Entry& entry = target_[t];
-        if (entry.type != EntryType::kFile || !Selected(entry.path)) continue;
+        if (entry.type == EntryType::kFolder || !Selected(entry.path)) continue;
         const auto found = live_at.find(entry.path);
         const std::string first = found == live_at.end() ? "" : live_first[found->second];
         bool changes = found == live_at.end() || first != target_first[t] ||

@@ -16,6 +16,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -184,7 +185,7 @@ class EngineImpl final : public Engine {
     Progress("staging");
     // Recording what is replaced and staging what replaces it have nothing to do with each other.
     absl::StatusOr<Release> replaced;
-    absl::Status staged = Stage(live, manifest, changes, &intent, &live.times, [&] {
+    absl::Status staged = Stage(live, manifest, changes, &intent, &prepared, &live.times, [&] {
       // What was read is about to be replaced: it is not worth remembering.
       live.cache_is_stale = false;
       return (replaced = RecordRelease(&live, request, false)).status();
@@ -878,20 +879,26 @@ class EngineImpl final : public Engine {
     const uint64_t expected = entry->size;
     entry->chunks.clear();
     entry->size = 0;
-    buffer->clear();
-    const auto take = [&](absl::string_view chunk) -> absl::Status {
+    return ReadChunks(fd, path_for_errors, expected, buffer, [&](absl::string_view chunk) -> absl::Status {
       const Digest digest = Sha256Of(chunk);
       entry->chunks.push_back(digest);
       entry->size += chunk.size();
       if (writer == nullptr || store_->Contains(digest)) return absl::OkStatus();
       return writer->Put(digest, chunk);
-    };
+    });
+  }
+
+  // Cuts the rest of a file into chunks; the first status of `take` that is not OK ends it.
+  absl::Status ReadChunks(int fd, const std::string& path_for_errors, uint64_t expected_bytes, std::string* buffer,
+                          absl::FunctionRef<absl::Status(absl::string_view chunk)> take) {
+    buffer->clear();
+    uint64_t taken = 0;
     bool at_end = false;
     while (!at_end || !buffer->empty()) {
       while (!at_end && buffer->size() < kMostChunkBytes) {
         const size_t filled = buffer->size();
         // Growing the buffer costs as much as filling it: by what is expected, and one byte to see the end.
-        const uint64_t left = expected > entry->size + filled ? expected - entry->size - filled : 0;
+        const uint64_t left = expected_bytes > taken + filled ? expected_bytes - taken - filled : 0;
         const size_t want = std::clamp<size_t>(left + 1, kLeastReadBytes, kMostChunkBytes);
         buffer->resize(filled + want);
         const ssize_t got = read(fd, buffer->data() + filled, want);
@@ -901,9 +908,10 @@ class EngineImpl final : public Engine {
         if (got == 0) at_end = true;
       }
       if (buffer->empty()) break;
-      const bool whole = at_end && entry->chunks.empty() && buffer->size() <= kWholeFileBytes;
+      const bool whole = at_end && taken == 0 && buffer->size() <= kWholeFileBytes;
       const size_t length = whole ? buffer->size() : FirstChunkLength(*buffer);
       RB_RETURN_IF_ERROR(take(absl::string_view(*buffer).substr(0, length)));
+      taken += length;
       buffer->erase(0, length);
       RB_RETURN_IF_ERROR(CheckCancelled());
     }
@@ -1218,19 +1226,20 @@ class EngineImpl final : public Engine {
 
   // `meanwhile` is done before it, or beside it when there is a lot to stage: on a second thread, which then helps.
   absl::Status Stage(const Snapshot& live, const Manifest& manifest, const ChangeSet& changes, Intent* intent,
-                     EngineTimes* times, const std::function<absl::Status()>& meanwhile) {
+                     PreparedTransaction* prepared, EngineTimes* times,
+                     const std::function<absl::Status()>& meanwhile) {
     const absl::Duration begin = options_.clock->Monotonic();
     RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenStagingRoot());
     RB_RETURN_IF_ERROR(MakeFolderAt(root.get(), intent->staging_name, 0700, intent->staging_name));
     RB_ASSIGN_OR_RETURN(const UniqueFd staging, OpenFolderBeneath(root.get(), intent->staging_name));
     intent->renames.resize(changes.changes.size());
     std::atomic<size_t> next{0};
-    const auto work = [&]() -> absl::Status {
-      LinkedFiles linked;
+    Staging made[2];
+    const auto work = [&](Staging* mine) -> absl::Status {
       for (size_t c = next++; c < changes.changes.size(); c = next++) {
         absl::Status done = c % 64 == 0 ? CheckCancelled() : absl::OkStatus();
         if (done.ok()) {
-          done = StageChange(staging.get(), live, manifest, changes.changes[c], StagedName(c), &linked,
+          done = StageChange(staging.get(), live, manifest, changes.changes[c], StagedName(c), mine,
                              &intent->renames[c]);
         }
         if (!done.ok()) {
@@ -1249,16 +1258,19 @@ class EngineImpl final : public Engine {
       absl::Status beside;
       std::thread second([&] {
         beside = meanwhile();
-        if (beside.ok() && may_share) beside = work();
+        if (beside.ok() && may_share) beside = work(&made[1]);
       });
-      staged = work();
+      staged = work(&made[0]);
       second.join();
       RB_RETURN_IF_ERROR(beside);
     } else {
       RB_RETURN_IF_ERROR(meanwhile());
-      staged = work();
+      staged = work(&made[0]);
     }
     RB_RETURN_IF_ERROR(staged);
+    for (Staging& each : made) {
+      std::move(each.healed.begin(), each.healed.end(), std::back_inserter(prepared->healed));
+    }
     times->write = options_.clock->Monotonic() - begin;
     const absl::Duration sync_begin = options_.clock->Monotonic();
     if (many) {
@@ -1277,11 +1289,15 @@ class EngineImpl final : public Engine {
     return absl::OkStatus();
   }
 
-  // Hard-link group → path of its first member, beneath the staging folder.
-  using LinkedFiles = std::map<uint32_t, std::string>;
+  // What one thread keeps in mind while it stages.
+  struct Staging {
+    // Hard-link group → path of its first member, beneath the staging folder.
+    std::map<uint32_t, std::string> linked;
+    std::vector<std::string> healed;
+  };
 
   absl::Status StageChange(int staging, const Snapshot& live, const Manifest& manifest, const Change& change,
-                           const std::string& staged_name, LinkedFiles* linked, PlannedRename* rename) {
+                           const std::string& staged_name, Staging* made, PlannedRename* rename) {
     rename->kind = change.kind;
     rename->path = change.path;
     if (change.kind != Change::Kind::kAdd) {
@@ -1296,13 +1312,18 @@ class EngineImpl final : public Engine {
     rename->staged_name = staged_name;
     if (change.kind == Change::Kind::kRemove) return absl::OkStatus();
     const Entry& top = manifest.entries[change.target_index];
-    RB_RETURN_IF_ERROR(StageEntry(staging, staged_name, top, linked));
+    if (change.kind == Change::Kind::kExchange) {
+      const Entry& old = live.live.entries[change.live_index].entry;
+      if (old.type == EntryType::kFolder) rename->old_attributes = old.attributes;
+      if (top.type == EntryType::kFolder) rename->new_attributes = top.attributes;
+    }
+    RB_RETURN_IF_ERROR(StageEntry(staging, staged_name, top, made));
     std::vector<std::pair<std::string, const Entry*>> folders;
     if (top.type == EntryType::kFolder) folders.emplace_back(staged_name, &top);
     for (const size_t index : change.staged_below) {
       const Entry& entry = manifest.entries[index];
       const std::string name = absl::StrCat(staged_name, entry.path.substr(top.path.size()));
-      RB_RETURN_IF_ERROR(StageEntry(staging, name, entry, linked));
+      RB_RETURN_IF_ERROR(StageEntry(staging, name, entry, made));
       if (entry.type == EntryType::kFolder) folders.emplace_back(name, &entry);
     }
     // Filling a folder changes its time: attributes come last, deepest first.
@@ -1311,11 +1332,11 @@ class EngineImpl final : public Engine {
       RB_RETURN_IF_ERROR(ApplyAttributes(place.parent.get(), place.name, EntryType::kFolder, folder->second->attributes,
                                          Printable(folder->second->path)));
     }
-    struct stat made {};
-    if (fstatat(staging, staged_name.c_str(), &made, AT_SYMLINK_NOFOLLOW) != 0) {
+    struct stat info {};
+    if (fstatat(staging, staged_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
       return ErrnoStatus(errno, absl::StrCat("look at staged ", Printable(change.path)));
     }
-    rename->new_inode = made.st_ino;
+    rename->new_inode = info.st_ino;
     return absl::OkStatus();
   }
 
@@ -1333,7 +1354,7 @@ class EngineImpl final : public Engine {
   }
 
   // Makes one entry at `name` beneath `root`, complete but for a folder's attributes.
-  absl::Status StageEntry(int root, const std::string& name, const Entry& entry, LinkedFiles* linked) {
+  absl::Status StageEntry(int root, const std::string& name, const Entry& entry, Staging* made) {
     const std::string shown = Printable(entry.path);
     Place place;
     place.name = name;
@@ -1342,6 +1363,17 @@ class EngineImpl final : public Engine {
     }
     const int parent = place.parent.valid() ? place.parent.get() : root;
     if (entry.type == EntryType::kFolder) return MakeFolderAt(parent, place.name, 0700, shown);
+    if (entry.hard_link_group != 0) {
+      const auto [first, is_first] = made->linked.try_emplace(entry.hard_link_group, name);
+      if (!is_first) {
+        RB_ASSIGN_OR_RETURN(const Place from, LocateBeneath(root, first->second));
+        RB_RETURN_IF_ERROR(CheckFault("link", shown));
+        if (linkat(from.parent.get(), from.name.c_str(), parent, place.name.c_str(), 0) != 0) {
+          return ErrnoStatus(errno, absl::StrCat("link ", shown));
+        }
+        return absl::OkStatus();
+      }
+    }
     if (entry.type == EntryType::kSymlink) {
       RB_RETURN_IF_ERROR(CheckFault("symlink", shown));
       if (symlinkat(entry.link_target.c_str(), parent, place.name.c_str()) != 0) {
@@ -1354,38 +1386,30 @@ class EngineImpl final : public Engine {
       if (mkfifoat(parent, place.name.c_str(), 0600) != 0) return ErrnoStatus(errno, absl::StrCat("make fifo ", shown));
       return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
     }
-    if (entry.hard_link_group != 0) {
-      const auto [first, is_first] = linked->try_emplace(entry.hard_link_group, name);
-      if (!is_first) {
-        RB_ASSIGN_OR_RETURN(const Place from, LocateBeneath(root, first->second));
-        RB_RETURN_IF_ERROR(CheckFault("link", shown));
-        if (linkat(from.parent.get(), from.name.c_str(), parent, place.name.c_str(), 0) != 0) {
-          return ErrnoStatus(errno, absl::StrCat("link ", shown));
-        }
-        return absl::OkStatus();
-      }
-    }
     RB_ASSIGN_OR_RETURN(const UniqueFd fd, CreateFileAt(parent, place.name, shown));
+    // First, so that xfs does not allocate ahead into the holes.
+    if (entry.sparse && ftruncate(fd.get(), static_cast<off_t>(entry.size)) != 0) {
+      return ErrnoStatus(errno, absl::StrCat("set size of ", shown));
+    }
     uint64_t written = 0;
     for (const Digest& chunk : entry.chunks) {
-      absl::StatusOr<std::string> content = store_->Get(chunk);
-      if (!content.ok()) return DescribeLoss(chunk, content.status());
-      RB_RETURN_IF_ERROR(WriteSparsely(fd.get(), *content, entry.sparse, shown));
-      written += content->size();
-    }
-    if (entry.sparse && ftruncate(fd.get(), static_cast<off_t>(written)) != 0) {
-      return ErrnoStatus(errno, absl::StrCat("set size of ", shown));
+      RB_ASSIGN_OR_RETURN(const std::string content, GetOrHeal(chunk, entry, &made->healed));
+      RB_RETURN_IF_ERROR(WriteSparsely(fd.get(), written, content, entry.sparse, shown));
+      written += content.size();
     }
     if (written != entry.size)
       return absl::DataLossError(absl::StrCat(shown, " has another size than its manifest says"));
     return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
   }
 
-  static absl::Status WriteSparsely(int fd, absl::string_view content, bool sparse, const std::string& shown) {
+  static absl::Status WriteSparsely(int fd, uint64_t offset, absl::string_view content, bool sparse,
+                                    const std::string& shown) {
     if (!sparse) return WriteToFile(fd, content, shown);
     static constexpr size_t kBlock = 4096;
-    for (size_t at = 0; at < content.size(); at += kBlock) {
-      const absl::string_view block = content.substr(at, kBlock);
+    // Blocks of the file, not of the chunk: a chunk is cut anywhere.
+    absl::string_view block;
+    for (size_t at = 0; at < content.size(); at += block.size()) {
+      block = content.substr(at, kBlock - (offset + at) % kBlock);
       const bool zero = std::all_of(block.begin(), block.end(), [](char c) { return c == '\0'; });
       if (!zero) {
         RB_RETURN_IF_ERROR(WriteToFile(fd, block, shown));
@@ -1394,6 +1418,69 @@ class EngineImpl final : public Engine {
       }
     }
     return absl::OkStatus();
+  }
+
+  // The content of an object of `entry`. A damaged one is written anew from another copy, or from a live file that
+  // holds the same by digest, and `healed` says so.
+  absl::StatusOr<std::string> GetOrHeal(const Digest& chunk, const Entry& entry, std::vector<std::string>* healed) {
+    absl::Status damage;
+    absl::StatusOr<std::string> content = store_->Get(chunk, &damage);
+    if (content.ok() && damage.ok()) return content;
+    std::string from = "another copy";
+    if (!content.ok()) {
+      damage = content.status();
+      if (!absl::IsDataLoss(damage) && !absl::IsNotFound(damage)) return damage;
+      RB_ASSIGN_OR_RETURN(std::optional<std::string> live, FindInLiveTree(chunk, entry, &from));
+      if (!live.has_value()) return DescribeLoss(chunk, damage);
+      content = *std::move(live);
+    }
+    const std::unique_ptr<ObjectStore::Writer> writer = store_->NewWriter();
+    RB_RETURN_IF_ERROR(writer->Put(chunk, *content));
+    RB_RETURN_IF_ERROR(writer->Finish());
+    if (healed->size() < kFindingsKept) healed->push_back(absl::StrCat(damage.message(), "; healed from ", from));
+    return content;
+  }
+
+  // Looks in files that were last known to hold the object, at the path of `entry`, and in files of its size. None when
+  // it is not found.
+  absl::StatusOr<std::optional<std::string>> FindInLiveTree(const Digest& chunk, const Entry& entry,
+                                                            std::string* found_in) {
+    static constexpr size_t kMostCandidates = 256;
+    std::vector<std::string> candidates = {entry.path};
+    StatCacheReader cache = files_.LoadStatCache();
+    for (const CachedContent* cached = cache.Next(); cached != nullptr; cached = cache.Next()) {
+      const ChunkList& chunks = cached->chunks;
+      if (std::find(chunks.begin(), chunks.end(), chunk) != chunks.end()) candidates.push_back(cached->path);
+    }
+    RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenTree());
+    RB_ASSIGN_OR_RETURN(const LiveTree live, WalkTree(root.get(), tree_, true));
+    for (const LiveEntry& each : live.entries) {
+      if (each.entry.type == EntryType::kFile && each.entry.size == entry.size) candidates.push_back(each.entry.path);
+    }
+    if (candidates.size() > kMostCandidates) candidates.resize(kMostCandidates);
+    std::string buffer;
+    for (const std::string& path : candidates) {
+      RB_RETURN_IF_ERROR(CheckCancelled());
+      const absl::StatusOr<Place> place = LocateBeneath(root.get(), path);
+      if (!place.ok()) continue;
+      const UniqueFd fd(
+          openat(place->parent.get(), place->name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+      struct stat info {};
+      if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) continue;
+      std::optional<std::string> content;
+      const absl::Status read = ReadChunks(fd.get(), Printable(path), static_cast<uint64_t>(info.st_size), &buffer,
+                                           [&](absl::string_view each) -> absl::Status {
+                                             if (Sha256Of(each) != chunk) return absl::OkStatus();
+                                             content = std::string(each);
+                                             return absl::AlreadyExistsError("found");
+                                           });
+      if (absl::IsCancelled(read)) return read;
+      if (content.has_value()) {
+        *found_in = absl::StrCat("the live tree's ", Printable(path));
+        return content;
+      }
+    }
+    return std::optional<std::string>();
   }
 
   // What a lost object means: the releases that need it.
@@ -1417,7 +1504,7 @@ class EngineImpl final : public Engine {
   absl::Status ProveIn(int staging, const std::string& scratch, const Manifest& manifest, ProofReport* report) {
     RB_RETURN_IF_ERROR(MakeFolderAt(staging, scratch, 0700, scratch));
     RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenFolderBeneath(staging, scratch));
-    LinkedFiles linked;
+    Staging made;
     const auto find = [&](const std::string& text) {
       if (report->findings.size() < kFindingsKept) report->findings.push_back(text);
     };
@@ -1425,7 +1512,7 @@ class EngineImpl final : public Engine {
       const Entry& entry = manifest.entries[i];
       if (entry.path.empty()) continue;
       if (i % 64 == 0) RB_RETURN_IF_ERROR(CheckCancelled());
-      const absl::Status staged = StageEntry(root.get(), entry.path, entry, &linked);
+      const absl::Status staged = StageEntry(root.get(), entry.path, entry, &made);
       if (absl::IsDataLoss(staged) || absl::IsNotFound(staged)) {
         find(std::string(staged.message()));
         continue;
@@ -1434,6 +1521,7 @@ class EngineImpl final : public Engine {
       ++report->entries;
       if (entry.type == EntryType::kFile) report->bytes += entry.size;
     }
+    report->healed = std::move(made.healed);
     if (!report->findings.empty()) return absl::OkStatus();
     for (auto entry = manifest.entries.rbegin(); entry != manifest.entries.rend(); ++entry) {
       if (entry->type != EntryType::kFolder) continue;

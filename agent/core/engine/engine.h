@@ -66,7 +66,7 @@ struct Delta {
   std::vector<std::string> sample_paths;
   // Unified diff of changed text files of the config component, at most 16 KiB.
   std::string config_diff;
-  // Entries that a release cannot keep (sockets, devices), at most 20.
+  // Entries that a release cannot keep (sockets, devices, other filesystems), at most 20.
   std::vector<std::string> not_captured;
 
   bool empty() const { return files_added + files_changed + files_removed + other_changes == 0; }
@@ -87,6 +87,8 @@ struct PreparedTransaction {
   // The release that holds what will be replaced: what undo of the whole operation goes back to. It may be an older
   // release when the tree is equal to it.
   Release replaced;
+  // Damaged objects that were healed on the way, for a person.
+  std::vector<std::string> healed;
   EngineTimes times;
 };
 
@@ -117,6 +119,8 @@ struct ProofReport {
   uint64_t bytes = 0;
   // Empty when it is proved; else what differs or is damaged, at most 20.
   std::vector<std::string> findings;
+  // What was damaged and is whole again, from another copy or the live tree, at most 20.
+  std::vector<std::string> healed;
   absl::Duration took;
 };
 
@@ -196,7 +200,8 @@ class Engine {
   virtual absl::StatusOr<std::string> Recover() = 0;
 
   // Really restores the release into a scratch folder on the tree's filesystem, compares every digest and attribute,
-  // checks databases, and records the proof.
+  // checks databases, and records the proof. A damaged object is healed where its content is still found, by digest, in
+  // another copy or in the live tree; so it is in Prepare.
   virtual absl::StatusOr<ProofReport> Prove(const std::string& release_name) = 0;
   virtual absl::Status SetStanding(const std::string& release_name, Standing standing, const std::string& reason) = 0;
   virtual absl::Status SetPinned(const std::string& release_name, bool pinned) = 0;

@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <map>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -28,6 +29,15 @@ constexpr size_t kBufferBytes = 1 << 20;
 constexpr uint64_t kMostContentBytes = 64 << 20;
 constexpr int kCompressionLevel = 1;
 constexpr absl::string_view kIndexMagic = "rbindex1\n";
+
+// What stands before an object in its pack.
+std::string RecordHead(const Digest& digest, uint64_t stored_bytes, uint64_t content_bytes) {
+  Encoder head;
+  head.Number(stored_bytes);
+  head.Number(content_bytes);
+  head.Raw(digest);
+  return head.Take();
+}
 
 }  // namespace
 
@@ -106,7 +116,9 @@ absl::Status ObjectStore::LoadIndex(uint32_t pack) {
   if (!objects.ok()) return absl::DataLossError(absl::StrCat(path, " ", objects.status().message()));
   places_.reserve(places_.size() + objects->size());
   for (const PackedObject& object : *objects) {
-    places_.try_emplace(object.digest, Place{pack, object.offset, object.stored_bytes, object.content_bytes});
+    const Place place{pack, object.offset, object.stored_bytes, object.content_bytes};
+    const auto [known, is_new] = places_.try_emplace(object.digest, place);
+    if (!is_new) older_[object.digest].push_back(std::exchange(known->second, place));
   }
   loaded_.insert(pack);
   return absl::OkStatus();
@@ -119,6 +131,7 @@ absl::Status ObjectStore::RefreshLocked() {
       std::any_of(loaded_.begin(), loaded_.end(), [&](uint32_t pack) { return !present.contains(pack); });
   if (something_went) {
     places_.clear();
+    older_.clear();
     loaded_.clear();
   }
   for (const uint32_t pack : packs) {
@@ -155,38 +168,58 @@ bool ObjectStore::Contains(const Digest& digest) {
   return places_.contains(digest);
 }
 
-absl::StatusOr<std::string> ObjectStore::Get(const Digest& digest) {
-  Place place;
+absl::StatusOr<std::string> ObjectStore::Get(const Digest& digest, absl::Status* damage) {
+  std::vector<Place> places;  // newest last
   {
     MutexLock lock(mutex_);
     const auto found = places_.find(digest);
     if (found == places_.end()) {
       return absl::NotFoundError(absl::StrCat("object ", digest.ToHex(), " is not in the store"));
     }
-    place = found->second;
+    if (const auto older = older_.find(digest); older != older_.end()) places = older->second;
+    places.push_back(found->second);
   }
+  absl::Status newest;
+  for (auto place = places.rbegin(); place != places.rend(); ++place) {
+    absl::StatusOr<std::string> content = ReadAt(digest, *place);
+    if (content.ok()) {
+      if (damage != nullptr) *damage = newest;
+      return content;
+    }
+    if (newest.ok()) newest = content.status();
+  }
+  return newest;
+}
+
+absl::StatusOr<std::string> ObjectStore::ReadAt(const Digest& digest, const Place& place) const {
   const std::string path = PackPath(place.pack, ".pack");
   const auto damaged = [&](absl::string_view how) {
     return absl::DataLossError(
         absl::StrCat("object ", digest.ToHex(), " in ", path, " at byte ", place.offset, " is damaged: ", how));
   };
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd.valid() && errno == ENOENT) return damaged("the pack is gone");
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path));
-  if (place.content_bytes > kMostContentBytes || place.stored_bytes > ZSTD_compressBound(kMostContentBytes)) {
+  const std::string head = RecordHead(digest, place.stored_bytes, place.content_bytes);
+  if (place.content_bytes > kMostContentBytes || place.stored_bytes > ZSTD_compressBound(kMostContentBytes) ||
+      place.offset < head.size()) {
     return damaged("its size makes no sense");
   }
-  std::string stored(place.stored_bytes, '\0');
+  std::string record(head.size() + place.stored_bytes, '\0');
+  const uint64_t begin = place.offset - head.size();
   size_t filled = 0;
-  while (filled < stored.size()) {
+  while (filled < record.size()) {
     const ssize_t got =
-        pread(fd.get(), stored.data() + filled, stored.size() - filled, static_cast<off_t>(place.offset + filled));
+        pread(fd.get(), record.data() + filled, record.size() - filled, static_cast<off_t>(begin + filled));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return ErrnoStatus(errno, absl::StrCat("read ", path));
     if (got == 0) return damaged("the pack ends before it");
     filled += static_cast<size_t>(got);
   }
+  if (!absl::StartsWith(record, head)) return damaged("its head differs from the index");
   std::string content(place.content_bytes, '\0');
-  const size_t size = ZSTD_decompress(content.data(), content.size(), stored.data(), stored.size());
+  const size_t size =
+      ZSTD_decompress(content.data(), content.size(), record.data() + head.size(), place.stored_bytes);
   if (ZSTD_isError(size) != 0 || size != content.size()) return damaged("it does not decompress");
   if (Sha256Of(content) != digest) return damaged("its digest differs");
   return content;
@@ -209,6 +242,7 @@ absl::StatusOr<uint64_t> ObjectStore::CollectGarbage(
     std::vector<Digest> live;
   };
   std::map<uint32_t, Use> uses;
+  absl::flat_hash_map<Digest, std::vector<Place>> older;
   {
     MutexLock lock(mutex_);
     for (const uint32_t pack : loaded_) uses[pack];
@@ -216,6 +250,19 @@ absl::StatusOr<uint64_t> ObjectStore::CollectGarbage(
       Use& use = uses[place.pack];
       use.all_bytes += place.stored_bytes;
       if (!wanted.contains(digest)) continue;
+      use.live_bytes += place.stored_bytes;
+      use.live.push_back(digest);
+    }
+    older = older_;
+  }
+  for (const auto& [digest, places] : older) {
+    // An older copy is needed only while the newest is damaged.
+    absl::Status damage;
+    const bool needed = wanted.contains(digest) && (!Get(digest, &damage).ok() || !damage.ok());
+    for (const Place& place : places) {
+      Use& use = uses[place.pack];
+      use.all_bytes += place.stored_bytes;
+      if (!needed) continue;
       use.live_bytes += place.stored_bytes;
       use.live.push_back(digest);
     }
@@ -297,16 +344,13 @@ absl::Status ObjectStore::Writer::Put(const Digest& digest, absl::string_view co
   std::string stored(ZSTD_compressBound(content.size()), '\0');
   const size_t size = ZSTD_compress(stored.data(), stored.size(), content.data(), content.size(), kCompressionLevel);
   if (ZSTD_isError(size) != 0) return absl::InternalError(absl::StrCat("zstd: ", ZSTD_getErrorName(size)));
-  Encoder head;
-  head.Number(size);
-  head.Number(content.size());
-  head.Raw(digest);
+  const std::string head = RecordHead(digest, size, content.size());
   MutexLock lock(mutex_);
   RB_RETURN_IF_ERROR(Begin());
-  buffer_.append(head.bytes());
-  records_.push_back({digest, size_ + head.bytes().size(), size, content.size()});
+  buffer_.append(head);
+  records_.push_back({digest, size_ + head.size(), size, content.size()});
   buffer_.append(stored.data(), size);
-  size_ += head.bytes().size() + size;
+  size_ += head.size() + size;
   return buffer_.size() >= kBufferBytes ? FlushBuffer() : absl::OkStatus();
 }
 

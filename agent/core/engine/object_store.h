@@ -88,8 +88,10 @@ class ObjectStore {
   absl::StatusOr<Session> StartSession();
   std::unique_ptr<Writer> NewWriter();
   bool Contains(const Digest& digest);
-  // The content, its digest checked. NOT_FOUND; DATA_LOSS when it is damaged, naming the pack.
-  absl::StatusOr<std::string> Get(const Digest& digest);
+  // The content, its digest checked, from the newest copy that is whole. NOT_FOUND; DATA_LOSS when every copy is
+  // damaged, naming the pack of the newest. `damage`, unless null, is set to what is wrong with a newer copy than that
+  // which was given.
+  absl::StatusOr<std::string> Get(const Digest& digest, absl::Status* damage = nullptr);
   // Reads what other processes have added or collected.
   absl::Status Refresh();
 
@@ -105,6 +107,7 @@ class ObjectStore {
     uint64_t content_bytes = 0;
   };
   explicit ObjectStore(std::string folder) : folder_(std::move(folder)) {}
+  absl::StatusOr<std::string> ReadAt(const Digest& digest, const Place& place) const;
   std::string PackPath(uint32_t pack, absl::string_view suffix) const;
   absl::StatusOr<std::vector<uint32_t>> ListPacks() const;
   absl::Status LoadIndex(uint32_t pack) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -112,7 +115,10 @@ class ObjectStore {
 
   const std::string folder_;
   Mutex mutex_;
+  // The newest copy of each object, and the older ones of those few that have several, newest last: captures that ran
+  // side by side wrote both, or the older one is damaged and was healed.
   absl::flat_hash_map<Digest, Place> places_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<Digest, std::vector<Place>> older_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<uint32_t> loaded_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -19,15 +19,18 @@ namespace {
 
 constexpr absl::string_view kMagic = "rbintent1\n";
 
-void PutAttributes(const Attributes& attributes, Encoder* out) {
-  out->Number(attributes.mode);
-  out->Number(attributes.uid);
-  out->Number(attributes.gid);
-  out->Signed(attributes.mtime_ns);
-  PutXattrs(attributes.xattrs, out);
+void PutAttributes(const std::optional<Attributes>& attributes, Encoder* out) {
+  out->Number(attributes.has_value() ? 1 : 0);
+  if (!attributes.has_value()) return;
+  out->Number(attributes->mode);
+  out->Number(attributes->uid);
+  out->Number(attributes->gid);
+  out->Signed(attributes->mtime_ns);
+  PutXattrs(attributes->xattrs, out);
 }
 
-Attributes TakeAttributes(Decoder* in) {
+std::optional<Attributes> TakeAttributes(Decoder* in) {
+  if (in->Number() == 0) return std::nullopt;
   Attributes attributes;
   attributes.mode = in->Number32() & 07777;
   attributes.uid = in->Number32();
@@ -101,25 +104,27 @@ absl::Status CarryBackward(const PlannedRename& rename, TransactionFolders& fold
 }
 
 absl::Status CarryAttributes(const PlannedRename& rename, TransactionFolders& folders, bool forward) {
-  const Attributes& wanted = forward ? rename.new_attributes : rename.old_attributes;
+  const std::optional<Attributes>& wanted = forward ? rename.new_attributes : rename.old_attributes;
+  if (!wanted.has_value()) return absl::OkStatus();
   const std::string shown = rename.path.empty() ? "the tree's root" : Printable(rename.path);
-  if (rename.old_attributes.EqualsButForTime(rename.new_attributes)) {
+  if (rename.kind == Change::Kind::kExchange || rename.old_attributes->EqualsButForTime(*rename.new_attributes)) {
     // As nearly always: moving names in and out has changed its time, and nothing else.
     RB_ASSIGN_OR_RETURN(const int folder, folders.OpenBeneath(rename.path));
-    return SetTime(folder, wanted.mtime_ns, shown);
+    return SetTime(folder, wanted->mtime_ns, shown);
   }
-  if (rename.path.empty()) return ApplyAttributes(folders.tree(), ".", EntryType::kFolder, wanted, shown);
+  if (rename.path.empty()) return ApplyAttributes(folders.tree(), ".", EntryType::kFolder, *wanted, shown);
   RB_ASSIGN_OR_RETURN(const Spot spot, SpotOf(rename, folders));
-  return ApplyAttributes(spot.parent, spot.name, EntryType::kFolder, wanted, shown);
+  return ApplyAttributes(spot.parent, spot.name, EntryType::kFolder, *wanted, shown);
 }
 
 // From this many folders on, one syncfs costs less than a flush of each; the service is stopped meanwhile.
 constexpr size_t kManyFolders = 32;
 
-absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders) {
+absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders, bool forward) {
   std::set<std::string> touched;
   for (const PlannedRename& rename : intent.renames) {
-    touched.insert(rename.kind == Change::Kind::kAttributes ? rename.path : std::string(ParentPath(rename.path)));
+    if (rename.kind != Change::Kind::kAttributes) touched.emplace(ParentPath(rename.path));
+    if ((forward ? rename.new_attributes : rename.old_attributes).has_value()) touched.insert(rename.path);
   }
   if (touched.size() > kManyFolders) return SyncFilesystem(folders.tree(), "the tree");
   for (const std::string& path : touched) {
@@ -173,7 +178,7 @@ absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
     *text = in.Text();
   }
   if (!IsPlainName(intent.staging_name)) return absl::DataLossError("an intent's staging folder has no plain name");
-  const uint64_t count = in.Count(16);
+  const uint64_t count = in.Count(8);
   for (uint64_t i = 0; i < count && in.ok(); ++i) {
     PlannedRename rename;
     const uint64_t kind = in.Number();
@@ -189,6 +194,9 @@ absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
     rename.new_inode = in.Number();
     rename.old_attributes = TakeAttributes(&in);
     rename.new_attributes = TakeAttributes(&in);
+    if (rename.kind == Change::Kind::kAttributes && (!rename.old_attributes || !rename.new_attributes)) {
+      return absl::DataLossError("an intent lacks attributes");
+    }
     intent.renames.push_back(std::move(rename));
   }
   if (!in.ok() || !in.at_end()) return absl::DataLossError("an intent is cut short");
@@ -225,9 +233,9 @@ absl::Status ApplyForward(const Intent& intent, TransactionFolders& folders) {
   folders.Forget();  // a folder may have taken the place of another
   RB_FAILPOINT("engine.commit.before-attributes");
   for (const PlannedRename& rename : intent.renames) {
-    if (rename.kind == Change::Kind::kAttributes) RB_RETURN_IF_ERROR(CarryAttributes(rename, folders, true));
+    RB_RETURN_IF_ERROR(CarryAttributes(rename, folders, true));
   }
-  return SyncTouched(intent, folders);
+  return SyncTouched(intent, folders, true);
 }
 
 absl::Status ApplyBackward(const Intent& intent, TransactionFolders& folders) {
@@ -244,13 +252,12 @@ absl::Status ApplyBackward(const Intent& intent, TransactionFolders& folders) {
     }
     folders.Forget();
     for (const PlannedRename& rename : intent.renames) {
-      if (rename.kind != Change::Kind::kAttributes) continue;
       if (const absl::Status carried = CarryAttributes(rename, folders, false); !carried.ok()) failure = carried;
     }
     if (failure.ok()) break;
   }
   RB_RETURN_IF_ERROR(failure);
-  return SyncTouched(intent, folders);
+  return SyncTouched(intent, folders, false);
 }
 
 }  // namespace rb::agent

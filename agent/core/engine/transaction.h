@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,9 +29,11 @@ struct PlannedRename {
   std::string staged_name;
   uint64_t old_inode = 0;  // 0 for kAdd
   int64_t old_ctime_ns = 0;
-  uint64_t new_inode = 0;     // 0 for kRemove
-  Attributes old_attributes;  // kAttributes
-  Attributes new_attributes;
+  uint64_t new_inode = 0;  // 0 for kRemove
+  // Of the folder at `path` before and after, for kAttributes both. With kExchange, of the side that is a folder, whose
+  // time is then set again: xfs changes the time of a folder that is exchanged.
+  std::optional<Attributes> old_attributes;
+  std::optional<Attributes> new_attributes;
 };
 
 struct Intent {

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/durable_file.h"
@@ -37,6 +38,36 @@ int OpenAt2(int root, const char* path, uint64_t flags) {
 
 // A path that other calls can take for what an O_PATH descriptor refers to, a link included.
 std::string ProcPath(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
+
+mode_t TypeBits(EntryType type) {
+  switch (type) {
+    case EntryType::kFile:
+      return S_IFREG;
+    case EntryType::kFolder:
+      return S_IFDIR;
+    case EntryType::kSymlink:
+      return S_IFLNK;
+    case EntryType::kFifo:
+      return S_IFIFO;
+  }
+  return 0;
+}
+
+// Sorted; none where the filesystem has no extended attributes. `path` is one of ProcPath.
+absl::StatusOr<std::vector<std::string>> ListXattrs(const std::string& path, const std::string& path_for_errors) {
+  std::string names(64 << 10, '\0');  // XATTR_LIST_MAX
+  const ssize_t size = listxattr(path.c_str(), names.data(), names.size());
+  if (size < 0 && errno == ENOTSUP) return std::vector<std::string>();
+  if (size < 0) return ErrnoStatus(errno, absl::StrCat("list extended attributes of ", path_for_errors));
+  names.resize(static_cast<size_t>(size));
+  std::vector<std::string> list = absl::StrSplit(names, '\0', absl::SkipEmpty());
+  // What xfs shows of an ACL besides the ACL itself.
+  list.erase(std::remove_if(list.begin(), list.end(),
+                            [](const std::string& key) { return absl::StartsWith(key, "trusted.SGI_ACL_"); }),
+             list.end());
+  std::sort(list.begin(), list.end());
+  return list;
+}
 
 timespec ToTimespec(int64_t ns) {
   timespec time{};
@@ -113,19 +144,13 @@ Attributes PlainAttributes(const struct stat& info) {
 
 absl::StatusOr<Attributes> ReadAttributes(int fd, const struct stat& info, const std::string& path_for_errors) {
   Attributes attributes = PlainAttributes(info);
-  if (S_ISLNK(info.st_mode) || S_ISFIFO(info.st_mode)) return attributes;
   const std::string path = ProcPath(fd);
-  // Through /proc the last element is a link to the file itself, so the following calls are meant.
+  // Through /proc the last element stands for what is open, a link itself included, so calls that follow are meant.
   char probe[1];
   ssize_t any = flistxattr(fd, probe, 0);
   if (any < 0 && errno == EBADF) any = listxattr(path.c_str(), probe, 0);  // an O_PATH descriptor
   if (any == 0 || (any < 0 && errno == ENOTSUP)) return attributes;
-  std::string names(static_cast<size_t>(std::max<ssize_t>(any, 0)) + 4096, '\0');
-  const ssize_t size = listxattr(path.c_str(), names.data(), names.size());
-  if (size < 0) return ErrnoStatus(errno, absl::StrCat("list extended attributes of ", path_for_errors));
-  names.resize(static_cast<size_t>(size));
-  std::vector<std::string> list = absl::StrSplit(names, '\0', absl::SkipEmpty());
-  std::sort(list.begin(), list.end());
+  RB_ASSIGN_OR_RETURN(const std::vector<std::string> list, ListXattrs(path, path_for_errors));
   for (const std::string& name : list) {
     std::string value(64 << 10, '\0');  // XATTR_SIZE_MAX
     const ssize_t length = getxattr(path.c_str(), name.c_str(), value.data(), value.size());
@@ -144,40 +169,37 @@ absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path_for_errors));
   struct stat info {};
   if (fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, absl::StrCat("look at ", path_for_errors));
+  if ((info.st_mode & S_IFMT) != TypeBits(type)) {
+    // What has been put there meanwhile may be another name of a file outside of the tree.
+    return absl::AbortedError(absl::StrCat(path_for_errors, " was replaced by something else meanwhile"));
+  }
   if ((info.st_uid != attributes.uid || info.st_gid != attributes.gid) &&
       fchownat(fd.get(), "", attributes.uid, attributes.gid, AT_EMPTY_PATH) != 0) {
     return ErrnoStatus(errno, absl::StrCat("set owner ", attributes.uid, ":", attributes.gid, " of ", path_for_errors));
   }
   const std::string path = ProcPath(fd.get());
-  if (type != EntryType::kSymlink) {
-    if (chmod(path.c_str(), attributes.mode) != 0) {
-      return ErrnoStatus(errno, absl::StrCat("set mode of ", path_for_errors));
-    }
-    if (type != EntryType::kFifo) {
-      // An ACL that is no longer wanted goes; chmod changed its mask only.
-      char nothing[1];
-      const bool has_none = listxattr(path.c_str(), nothing, 0) == 0;  // nearly always
-      std::string names(has_none ? 0 : 64 << 10, '\0');
-      const ssize_t size = has_none ? 0 : listxattr(path.c_str(), names.data(), names.size());
-      if (size > 0) {
-        names.resize(static_cast<size_t>(size));
-        for (const std::string& present : std::vector<std::string>(absl::StrSplit(names, '\0', absl::SkipEmpty()))) {
-          const bool wanted = std::any_of(attributes.xattrs.begin(), attributes.xattrs.end(),
-                                          [&](const auto& xattr) { return xattr.first == present; });
-          if (!wanted && removexattr(path.c_str(), present.c_str()) != 0 && errno != ENODATA) {
-            return ErrnoStatus(errno, absl::StrCat("remove extended attribute ", present, " of ", path_for_errors));
-          }
-        }
-      }
-      for (const auto& [key, value] : attributes.xattrs) {
-        if (setxattr(path.c_str(), key.c_str(), value.data(), value.size(), 0) != 0) {
-          return ErrnoStatus(errno, absl::StrCat("set extended attribute ", key, " of ", path_for_errors));
-        }
+  if (type != EntryType::kSymlink && chmod(path.c_str(), attributes.mode) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("set mode of ", path_for_errors));
+  }
+  // An ACL that is no longer wanted goes; chmod changed its mask only.
+  char nothing[1];
+  if (listxattr(path.c_str(), nothing, 0) != 0) {  // nearly always there is none
+    RB_ASSIGN_OR_RETURN(const std::vector<std::string> present, ListXattrs(path, path_for_errors));
+    for (const std::string& key : present) {
+      const bool wanted = std::any_of(attributes.xattrs.begin(), attributes.xattrs.end(),
+                                      [&](const auto& xattr) { return xattr.first == key; });
+      if (!wanted && removexattr(path.c_str(), key.c_str()) != 0 && errno != ENODATA) {
+        return ErrnoStatus(errno, absl::StrCat("remove extended attribute ", key, " of ", path_for_errors));
       }
     }
   }
+  for (const auto& [key, value] : attributes.xattrs) {
+    if (setxattr(path.c_str(), key.c_str(), value.data(), value.size(), 0) != 0) {
+      return ErrnoStatus(errno, absl::StrCat("set extended attribute ", key, " of ", path_for_errors));
+    }
+  }
   const timespec times[2] = {{0, UTIME_OMIT}, ToTimespec(attributes.mtime_ns)};
-  if (utimensat(parent, name.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0) {
+  if (utimensat(AT_FDCWD, path.c_str(), times, 0) != 0) {
     return ErrnoStatus(errno, absl::StrCat("set time of ", path_for_errors));
   }
   return absl::OkStatus();

@@ -46,7 +46,8 @@ absl::StatusOr<Attributes> ReadAttributes(int fd, const struct stat& info, const
 // Attributes without any extended ones.
 Attributes PlainAttributes(const struct stat& info);
 // Owner, then mode, then extended attributes, then times: each of the earlier ones can undo a later one (chown clears
-// setuid and capabilities). `name` beneath `parent` is not followed if it is a link.
+// setuid and capabilities). `name` beneath `parent` is not followed if it is a link. ABORTED when it is of another
+// type.
 absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type, const Attributes& attributes,
                              const std::string& path_for_errors);
 

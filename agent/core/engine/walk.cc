@@ -72,12 +72,10 @@ class Walker {
       MutexLock lock(mutex_);
       result_.entries.reserve(found_ + 1);
       result_.not_captured = std::move(not_captured_);
-      result_.mounts = std::move(mounts_);
     }
     Assemble(root_.get());
     std::sort(result_.not_captured.begin(), result_.not_captured.end());
     if (result_.not_captured.size() > kSamplesKept) result_.not_captured.resize(kSamplesKept);
-    std::sort(result_.mounts.begin(), result_.mounts.end());
     // Hard links are known once all names are: numbered by the first of them in path order.
     std::map<uint64_t, std::vector<size_t>> names;
     for (const size_t i : linked_) names[result_.entries[i].inode].push_back(i);
@@ -105,12 +103,12 @@ class Walker {
       live->entry.type = EntryType::kFile;
       live->entry.size = static_cast<uint64_t>(info.st_size);
       live->entry.sparse = info.st_blocks * 512 < info.st_size;
-      if (info.st_nlink > 1) live->entry.hard_link_group = kMaybeLinked;
     } else if (S_ISLNK(info.st_mode)) {
       live->entry.type = EntryType::kSymlink;
     } else {
       live->entry.type = EntryType::kFifo;
     }
+    if (!S_ISDIR(info.st_mode) && info.st_nlink > 1) live->entry.hard_link_group = kMaybeLinked;
   }
 
   // One thread: takes folders until none is left and nobody may find another.
@@ -196,7 +194,8 @@ class Walker {
       return ErrnoStatus(errno, absl::StrCat("look at ", Printable(path)));
     }
     UniqueFd fd;
-    const bool ask_for_xattrs = (S_ISREG(info.st_mode) && info.st_size == 0) || S_ISDIR(info.st_mode);
+    // Of a file with content they are read together with it.
+    const bool ask_for_xattrs = !S_ISREG(info.st_mode) || info.st_size == 0;
     if (ask_for_xattrs && !(in_folder && HasNoXattrs(name))) {
       // Both from one handle: the name may have been given to another file meanwhile.
       fd.Reset(openat(parent->get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
@@ -208,7 +207,7 @@ class Walker {
     if (info.st_dev != device_) {
       node->holds_unmanaged = true;
       MutexLock lock(mutex_);
-      mounts_.push_back(Printable(path));
+      not_captured_.push_back(absl::StrCat(Printable(path), " (another filesystem)"));
       return absl::OkStatus();
     }
     if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode) && !S_ISLNK(info.st_mode) && !S_ISFIFO(info.st_mode)) {
@@ -225,7 +224,8 @@ class Walker {
     }
     if (S_ISLNK(info.st_mode)) {
       char target[4096];
-      const ssize_t length = readlinkat(parent->get(), name.c_str(), target, sizeof(target));
+      const ssize_t length = fd.valid() ? readlinkat(fd.get(), "", target, sizeof(target))
+                                        : readlinkat(parent->get(), name.c_str(), target, sizeof(target));
       if (length < 0 && (errno == ENOENT || errno == EINVAL)) {
         return absl::AbortedError(absl::StrCat(Printable(path), " changed while it was being captured; try again"));
       }
@@ -304,7 +304,6 @@ class Walker {
   size_t found_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> not_captured_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> mounts_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace

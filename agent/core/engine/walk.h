@@ -24,10 +24,9 @@ struct LiveEntry {
 
 struct LiveTree {
   std::vector<LiveEntry> entries;  // in path order; the first is the root
-  // Sockets, devices: printable paths, sorted, at most 20.
+  // Sockets, devices, and where other filesystems (mounts, btrfs subvolumes) begin: printable paths, sorted, at
+  // most 20.
   std::vector<std::string> not_captured;
-  // Mounts inside the tree, sorted.
-  std::vector<std::string> mounts;
 };
 
 // What can be known without opening files: content and extended attributes of non-empty files are left to whoever reads
