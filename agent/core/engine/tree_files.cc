@@ -241,6 +241,14 @@ absl::StatusOr<std::vector<std::string>> ListFolder(int folder) {
   return names;
 }
 
+absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& path) {
+  const UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.valid()) return ErrnoStatus(errno, absl::StrCat("open folder ", path));
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(folder.get());
+  if (!names.ok()) return Annotate(names.status(), path);
+  return names;
+}
+
 absl::Status MakeFolderAt(int parent, const std::string& name, mode_t mode, const std::string& path_for_errors) {
   RB_RETURN_IF_ERROR(CheckFault("mkdir", path_for_errors));
   if (mkdirat(parent, name.c_str(), mode) != 0) return ErrnoStatus(errno, absl::StrCat("mkdir ", path_for_errors));

@@ -61,6 +61,8 @@ absl::Status RenameBeneath(int from_parent, const std::string& from, int to_pare
 
 // Names in an open folder, sorted, without "." and "..".
 absl::StatusOr<std::vector<std::string>> ListFolder(int folder);
+// The same by path.
+absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& path);
 
 absl::Status MakeFolderAt(int parent, const std::string& name, mode_t mode, const std::string& path_for_errors);
 absl::StatusOr<UniqueFd> CreateFileAt(int parent, const std::string& name, const std::string& path_for_errors);
