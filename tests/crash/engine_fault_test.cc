@@ -37,9 +37,8 @@ TEST(EngineFault, NoFailedCallHarmsTheTree) {
       RollbackScenario scenario;
       RB_ASSERT_OK(scenario.Prepare(root.path()));
       const absl::StatusOr<TracedRun> run =
-          RunTraced(CallSet::kFallible, {Interruption::Kind::kFail, at, errors[e]}, [&](const auto& say) {
-            return scenario.Run(root.path(), say).ToString();
-          });
+          RunTraced(CallSet::kFallible, {Interruption::Kind::kFail, at, errors[e]},
+                    [&](const auto& say) { return scenario.Run(root.path(), say).ToString(); });
       if (absl::IsUnavailable(run.status()) && failed == 0) GTEST_SKIP() << run.status();
       RB_ASSERT_OK(run);
       if (!run->interrupted) {

@@ -44,8 +44,7 @@ TEST(EngineKill, KilledAtEveryCallAndAgainInRecoveryTheTreeIsWhole) {
       RB_ASSERT_OK(scenario.Prepare(root.path()));
       Interruption interruption{Interruption::Kind::kKill, at, 0};
       const absl::StatusOr<TracedRun> run = RunTraced(
-          CallSet::kChanging, interruption,
-          [&](const auto& say) { return scenario.Run(root.path(), say).ToString(); });
+          CallSet::kChanging, interruption, [&](const auto& say) { return scenario.Run(root.path(), say).ToString(); });
       if (absl::IsUnavailable(run.status()) && at == 1) GTEST_SKIP() << run.status();
       RB_ASSERT_OK(run);
       if (!run->interrupted) {
@@ -58,9 +57,8 @@ TEST(EngineKill, KilledAtEveryCallAndAgainInRecoveryTheTreeIsWhole) {
       std::string trail = absl::StrCat("killed at call ", at, " (", run->call, ")");
       for (size_t again = 0; again < kRecoveriesKilled; ++again) {
         interruption.at = 1 + (at / step + again * 5 + schedule * 3) % 16;
-        RB_ASSERT_OK_AND_ASSIGN(
-            const TracedRun recovery,
-            RunTraced(CallSet::kChanging, interruption, [&](const auto&) { return Recover(root.path()); }));
+        RB_ASSERT_OK_AND_ASSIGN(const TracedRun recovery, RunTraced(CallSet::kChanging, interruption,
+                                                                    [&](const auto&) { return Recover(root.path()); }));
         if (!recovery.interrupted) {
           ASSERT_EQ(recovery.result, "OK") << trail;
           break;

@@ -159,8 +159,8 @@ absl::Status RollbackScenario::Run(const std::string& root,
 std::string RollbackScenario::CheckTree(const std::string& root, const std::string& last) const {
   // What may have begun after the last acknowledgement decides which states are right.
   const bool may_be_first = !last.empty();
-  const bool may_be_second = last.empty() || last == "prepared" || last == "taken-back" || last == "prepared-2" ||
-                             last == "committed-2";
+  const bool may_be_second =
+      last.empty() || last == "prepared" || last == "taken-back" || last == "prepared-2" || last == "committed-2";
   const std::string now = Fingerprint(root + "/tree");
   if (now == first_ ? !may_be_first : now == second_ ? !may_be_second : true) {
     return absl::StrCat("after '", last, "' the tree is ",

@@ -21,8 +21,8 @@ class RollbackScenario {
   // The operations. `acknowledge` is told what is durable from then on, in this order: prepared, committed, kept,
   // backed-up, prepared-2, committed-2, undone-2, pruned. Stops at the first error.
   absl::Status Run(const std::string& root, const std::function<void(const std::string&)>& acknowledge);
-  // Recovers and looks, and prepares another operation. What is wrong, or "". `acknowledged`: what had been acknowledged
-  // before the crash; with "taken-back" at the end when a commit failed and said that it undid itself.
+  // Recovers and looks, and prepares another operation. What is wrong, or "". `acknowledged`: what had been
+  // acknowledged before the crash; with "taken-back" at the end when a commit failed and said that it undid itself.
   std::string Check(const std::string& root, const std::vector<std::string>& acknowledged) const;
 
   // What the tree may be after recovery from a crash after `last` (empty: nothing was acknowledged yet). What is wrong,

@@ -153,8 +153,7 @@ std::vector<int> PlausibleErrors(const std::string& name) {
 absl::StatusOr<TracedRun> RunTraced(
     CallSet calls, const Interruption& interruption,
     const std::function<std::string(const std::function<void(const std::string&)>& say)>& body) {
-  void* const memory =
-      mmap(nullptr, sizeof(Notes), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* const memory = mmap(nullptr, sizeof(Notes), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return ErrnoStatus(errno, "mmap");
   Notes* const notes = new (memory) Notes;
   const pid_t child = fork();
@@ -178,8 +177,8 @@ absl::StatusOr<TracedRun> RunTraced(
     int signal_to_pass = 0;
     if (first_stop && thread == child) {
       first_stop = false;
-      if (ptrace(PTRACE_SETOPTIONS, child, nullptr,
-                 PTRACE_O_TRACESECCOMP | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL) != 0) {
+      if (ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_TRACESECCOMP | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL) !=
+          0) {
         kill(child, SIGKILL);
         continue;
       }

@@ -1,5 +1,5 @@
-// Runs a function in a process of its own under ptrace, and at one of its system calls kills it, or makes the call fail.
-// Linux on x86-64 only.
+// Runs a function in a process of its own under ptrace, and at one of its system calls kills it, or makes the call
+// fail. Linux on x86-64 only.
 #ifndef RB_TESTS_CRASH_SYSCALL_RIG_H_
 #define RB_TESTS_CRASH_SYSCALL_RIG_H_
 

@@ -871,8 +871,7 @@ class EngineImpl final : public Engine {
   absl::Status ReadFileAt(int root, ObjectStore::Writer* writer, std::string* buffer, LiveEntry* live) {
     const std::string& path = live->entry.path;
     struct stat info {};
-    RB_ASSIGN_OR_RETURN(const UniqueFd fd,
-                        OpenLiveFile(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &info));
+    RB_ASSIGN_OR_RETURN(const UniqueFd fd, OpenLiveFile(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &info));
     // Another file, or a changed one, may have the name since the walk. Content and attributes are those of one file:
     // never one file's setuid bit with another's content.
     if (info.st_ino != live->inode) live->entry.hard_link_group = 0;
@@ -1244,8 +1243,8 @@ class EngineImpl final : public Engine {
       for (size_t c = next++; c < changes.changes.size(); c = next++) {
         absl::Status done = c % 64 == 0 ? CheckCancelled() : absl::OkStatus();
         if (done.ok()) {
-          done = StageChange(staging.get(), live, manifest, changes.changes[c], StagedName(c), mine,
-                             &intent->renames[c]);
+          done =
+              StageChange(staging.get(), live, manifest, changes.changes[c], StagedName(c), mine, &intent->renames[c]);
         }
         if (!done.ok()) {
           next = changes.changes.size();

@@ -215,8 +215,7 @@ absl::StatusOr<std::string> ObjectStore::ReadAt(const Digest& digest, const Plac
   }
   if (!absl::StartsWith(record, head)) return damaged("its head differs from the index");
   std::string content(place.content_bytes, '\0');
-  const size_t size =
-      ZSTD_decompress(content.data(), content.size(), record.data() + head.size(), place.stored_bytes);
+  const size_t size = ZSTD_decompress(content.data(), content.size(), record.data() + head.size(), place.stored_bytes);
   if (ZSTD_isError(size) != 0 || size != content.size()) return damaged("it does not decompress");
   if (Sha256Of(content) != digest && !RB_PLANTED_BUG("digest-not-checked")) return damaged("its digest differs");
   return content;

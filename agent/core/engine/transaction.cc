@@ -144,8 +144,14 @@ absl::StatusOr<int> TransactionFolders::OpenBeneath(absl::string_view path) {
   if (path.empty()) return tree_;
   if (const auto found = open_.find(path); found != open_.end()) return found->second.get();
   if (open_.size() == kMostOpen) open_.clear();
-  RB_ASSIGN_OR_RETURN(UniqueFd folder, OpenFolderBeneath(tree_, path));
-  return open_.emplace(std::string(path), std::move(folder)).first->second.get();
+  absl::StatusOr<UniqueFd> folder = OpenFolderBeneath(tree_, path);
+  if (absl::IsInternal(folder.status())) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the tree's folder ", Printable(path), " is not a folder any more (", folder.status().message(),
+                     "): put it back where it was, then type: rb-agent local recover"));
+  }
+  RB_RETURN_IF_ERROR(folder.status());
+  return open_.emplace(std::string(path), *std::move(folder)).first->second.get();
 }
 
 std::string EncodeIntent(const Intent& intent) {

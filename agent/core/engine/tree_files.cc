@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/durable_file.h"
+#include "common/failpoint.h"
 #include "common/status.h"
 #include "common/text.h"
 
@@ -33,6 +34,7 @@ int OpenAt2(int root, const char* path, uint64_t flags) {
   open_how how{};
   how.flags = flags | O_CLOEXEC | O_NOFOLLOW;
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
+  if (RB_PLANTED_BUG("links-followed")) how.resolve = 0;
   return static_cast<int>(syscall(SYS_openat2, root, path, &how, sizeof(how)));
 }
 
