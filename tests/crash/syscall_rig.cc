@@ -58,6 +58,7 @@ const std::vector<Call>& Calls() {
       {"mknodat", SYS_mknodat, true, {EIO, ENOSPC, EDQUOT}},
       {"ftruncate", SYS_ftruncate, true, {EIO, ENOSPC}},
       {"fallocate", SYS_fallocate, true, {EIO, ENOSPC, EDQUOT}},
+      {"fsetxattr", SYS_fsetxattr, true, {EIO, ENOSPC, EDQUOT}},
       {"setxattr", SYS_setxattr, true, {EIO, ENOSPC, EDQUOT}},
       {"unlink", SYS_unlink, true, {EIO}},
       {"unlinkat", SYS_unlinkat, true, {EIO}},

@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -539,6 +540,10 @@ class EngineImpl final : public Engine {
           absl::StrCat(path,
                        " belongs to someone else or is open to others: it was not made by this agent. Nothing was "
                        "changed. Look at it, then remove it"));
+    }
+    // The folder it stands in may pass one on; what is staged has the attributes it is given, and no others.
+    if (fremovexattr(fd.get(), "system.posix_acl_default") != 0 && errno != ENODATA && errno != ENOTSUP) {
+      return ErrnoStatus(errno, absl::StrCat("remove the default ACL of ", path));
     }
     return fd;
   }
@@ -1404,7 +1409,7 @@ class EngineImpl final : public Engine {
     }
     if (written != entry.size)
       return absl::DataLossError(absl::StrCat(shown, " has another size than its manifest says"));
-    return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
+    return ApplyAttributesToNewFile(fd.get(), entry.attributes, shown);
   }
 
   static absl::Status WriteSparsely(int fd, uint64_t offset, absl::string_view content, bool sparse,

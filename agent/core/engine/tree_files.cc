@@ -207,6 +207,22 @@ absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type
   return absl::OkStatus();
 }
 
+absl::Status ApplyAttributesToNewFile(int fd, const Attributes& attributes, const std::string& path_for_errors) {
+  RB_RETURN_IF_ERROR(CheckFault("set attributes of", path_for_errors));
+  if (fchown(fd, attributes.uid, attributes.gid) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("set owner ", attributes.uid, ":", attributes.gid, " of ", path_for_errors));
+  }
+  if (fchmod(fd, attributes.mode) != 0) return ErrnoStatus(errno, absl::StrCat("set mode of ", path_for_errors));
+  for (const auto& [key, value] : attributes.xattrs) {
+    if (fsetxattr(fd, key.c_str(), value.data(), value.size(), 0) != 0) {
+      return ErrnoStatus(errno, absl::StrCat("set extended attribute ", key, " of ", path_for_errors));
+    }
+  }
+  const timespec times[2] = {{0, UTIME_OMIT}, ToTimespec(attributes.mtime_ns)};
+  if (futimens(fd, times) != 0) return ErrnoStatus(errno, absl::StrCat("set time of ", path_for_errors));
+  return absl::OkStatus();
+}
+
 absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path_for_errors) {
   RB_RETURN_IF_ERROR(CheckFault("set time of", path_for_errors));
   const timespec times[2] = {{0, UTIME_OMIT}, ToTimespec(mtime_ns)};

@@ -51,6 +51,9 @@ Attributes PlainAttributes(const struct stat& info);
 absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type, const Attributes& attributes,
                              const std::string& path_for_errors);
 
+// The same for a file that this process has just made with the mode 0600 in a folder without a default ACL, open for
+// writing: nothing of it has to be looked at or removed first.
+absl::Status ApplyAttributesToNewFile(int fd, const Attributes& attributes, const std::string& path_for_errors);
 // The modification time of what `fd` is open on.
 absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path_for_errors);
 
