@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/failpoint.h"
 #include "common/ids.h"
 #include "common/status.h"
 
@@ -82,6 +83,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t limit_bytes
 }
 
 absl::Status SyncFolder(const std::string& path) {
+  if (RB_PLANTED_BUG("no-fsync-of-folders")) return absl::OkStatus();
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open folder ", path));
   if (fsync(fd.get()) != 0) return ErrnoStatus(errno, absl::StrCat("fsync folder ", path));

@@ -17,6 +17,11 @@ void PassFailpoint(const char* name) {
   kill(getpid(), SIGKILL);
 }
 
+bool IsPlanted(const char* bug) {
+  static const char* const wanted = std::getenv("RB_PLANTED_BUG");
+  return wanted != nullptr && std::strcmp(wanted, bug) == 0;
+}
+
 }  // namespace rb
 
 #endif

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -76,6 +77,11 @@ class Fidelity : public ::testing::TestWithParam<const char*> {
     if (geteuid() != 0) GTEST_SKIP() << "needs root: it mounts filesystems and gives files away";
     if (access("/dev/loop-control", R_OK | W_OK) != 0) GTEST_SKIP() << "needs loop devices (/dev/loop-control)";
     RB_ASSERT_OK_AND_ASSIGN(filesystem_, LoopFilesystem::Mount(GetParam()));
+    // What lies beside the trees inherits a group and an ACL, and must not pass them on.
+    ASSERT_EQ(chown(filesystem_->path().c_str(), 0, 1234), 0);
+    ASSERT_EQ(chmod(filesystem_->path().c_str(), 02755), 0);
+    const std::string acl = testing::AclFor(4321);
+    ASSERT_EQ(setxattr(filesystem_->path().c_str(), "system.posix_acl_default", acl.data(), acl.size(), 0), 0);
   }
   // A tree and an engine of its own.
   void Start(const std::string& name) {

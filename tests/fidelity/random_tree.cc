@@ -103,22 +103,43 @@ std::string RandomTree::Name() {
   }
 }
 
-// As the kernel takes it: version 2, then tag, permissions and id of each entry.
-std::string RandomTree::Acl() {
+namespace {
+
+struct AclEntry {
+  uint16_t tag;
+  uint16_t permissions;
+  uint32_t id;
+};
+
+// Version 2, then tag, permissions and id of each entry.
+std::string EncodeAcl(const std::vector<AclEntry>& entries) {
   std::string acl;
   Append32(2, &acl);
-  const auto add = [&](uint16_t tag, uint32_t id) {
-    Append16(tag, &acl);
-    Append16(static_cast<uint16_t>(Below(8)), &acl);
-    Append32(id, &acl);
-  };
-  add(0x01, UINT32_MAX);                               // owner
-  add(0x02, static_cast<uint32_t>(1 + Below(90000)));  // a user
-  add(0x04, UINT32_MAX);                               // owning group
-  add(0x08, static_cast<uint32_t>(1 + Below(90000)));  // a group
-  add(0x10, UINT32_MAX);                               // mask
-  add(0x20, UINT32_MAX);                               // others
+  for (const AclEntry& entry : entries) {
+    Append16(entry.tag, &acl);
+    Append16(entry.permissions, &acl);
+    Append32(entry.id, &acl);
+  }
   return acl;
+}
+
+}  // namespace
+
+std::string AclFor(uint32_t user) {
+  return EncodeAcl(
+      {{0x01, 7, UINT32_MAX}, {0x02, 4, user}, {0x04, 5, UINT32_MAX}, {0x10, 5, UINT32_MAX}, {0x20, 5, UINT32_MAX}});
+}
+
+std::string RandomTree::Acl() {
+  const auto permissions = [this] { return static_cast<uint16_t>(Below(8)); };
+  const auto id = [this] { return static_cast<uint32_t>(1 + Below(90000)); };
+  std::vector<AclEntry> entries = {{0x01, permissions(), UINT32_MAX}};  // owner
+  entries.push_back({0x02, permissions(), id()});                       // a user
+  entries.push_back({0x04, permissions(), UINT32_MAX});                 // owning group
+  entries.push_back({0x08, permissions(), id()});                       // a group
+  entries.push_back({0x10, permissions(), UINT32_MAX});                 // mask
+  entries.push_back({0x20, permissions(), UINT32_MAX});                 // others
+  return EncodeAcl(entries);
 }
 
 // Owner, mode, extended attributes and time, each drawn anew.

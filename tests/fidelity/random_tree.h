@@ -42,6 +42,9 @@ class RandomTree {
   std::vector<UniqueFd> linkable_;  // O_PATH: files, links and fifos that may get further names
 };
 
+// An ACL as the kernel takes it, which gives `user` the right to read.
+std::string AclFor(uint32_t user);
+
 struct DescribedEntry {
   // Every attribute, for people; equal when nothing differs.
   std::string text;

@@ -326,6 +326,9 @@ class Daemon {
       } else if (!proof->findings.empty()) {
         LogError("agent", release, " is damaged: ", proof->findings[0]);
       }
+      for (const std::string& healed : proof.ok() ? proof->healed : std::vector<std::string>()) {
+        LogWarning("agent", release, ": ", healed);
+      }
       if (retain > 0) Prune(name, service, retain);
       const bool try_next = proof.ok();
       loop_.PostResult([this, name, try_next] {

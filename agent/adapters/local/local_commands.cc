@@ -241,9 +241,9 @@ int RunLocal(const v1::AgentConfig& config, const std::string& state_folder, con
                       : absl::StrCat("DAMAGED: ", proof.ok() ? absl::StrJoin(proof->findings, "; ")
                                                              : std::string(proof.status().message()))
                             .c_str());
-      for (const std::string& remark : proved ? proof->remarks : std::vector<std::string>()) {
-        std::printf("  %s\n", Printable(remark).c_str());
-      }
+      if (!proof.ok()) continue;
+      for (const std::string& healed : proof->healed) std::printf("  %s\n", Printable(healed).c_str());
+      for (const std::string& remark : proof->remarks) std::printf("  %s\n", Printable(remark).c_str());
     }
     return all ? kDone : kNeedsAttention;
   }

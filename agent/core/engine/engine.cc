@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -155,7 +156,8 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
     Progress("capturing");
     absl::StatusOr<Manifest> stored = absl::UnknownError("not loaded");
-    RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, components.data, [&] {
+    const bool with_sidecars = components.data && !RB_PLANTED_BUG("sidecars-left");
+    RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, with_sidecars, [&] {
                           if (target.snapshot == nullptr) stored = LoadReleaseManifest(target.release_name);
                         }));
     PreparedTransaction prepared;
@@ -272,7 +274,7 @@ class EngineImpl final : public Engine {
     TransactionFolders folders(handles.tree.get(), handles.staging.get());
     if (!journal.commit_begun) {
       RB_RETURN_IF_ERROR(CheckUnchanged(journal.intent, folders));
-      RB_RETURN_IF_ERROR(Mark(kCommitBegun));
+      if (!RB_PLANTED_BUG("intent-after-swap")) RB_RETURN_IF_ERROR(Mark(kCommitBegun));
       RB_FAILPOINT("engine.commit.after-begin");
     }
     absl::Status applied = ApplyForward(journal.intent, folders);
@@ -285,6 +287,7 @@ class EngineImpl final : public Engine {
                                : absl::StrCat("the swap failed and could not be taken back (", undone.message(),
                                               "); type: rb-agent local recover ", tree_.service));
     }
+    if (RB_PLANTED_BUG("intent-after-swap")) RB_RETURN_IF_ERROR(Mark(kCommitBegun));
     RB_FAILPOINT("engine.commit.before-done");
     RB_RETURN_IF_ERROR(Mark(kCommitDone));
     RB_FAILPOINT("engine.commit.after-done");
@@ -567,6 +570,10 @@ class EngineImpl final : public Engine {
           absl::StrCat(path,
                        " belongs to someone else or is open to others: it was not made by this agent. Nothing was "
                        "changed. Look at it, then remove it"));
+    }
+    // The folder it stands in may pass one on; what is staged has the attributes it is given, and no others.
+    if (fremovexattr(fd.get(), "system.posix_acl_default") != 0 && errno != ENODATA && errno != ENOTSUP) {
+      return ErrnoStatus(errno, absl::StrCat("remove the default ACL of ", path));
     }
     return fd;
   }
@@ -998,18 +1005,24 @@ class EngineImpl final : public Engine {
     return results[1];
   }
 
-  absl::Status ReadFileAt(int root, ObjectStore::Writer* writer, std::string* buffer, LiveEntry* live) {
-    const std::string& path = live->entry.path;
-    absl::StatusOr<Place> place = LocateBeneath(root, path);
+  // ABORTED when there is no longer a file of that name.
+  static absl::StatusOr<UniqueFd> OpenLiveFile(int root, const std::string& path, int flags, struct stat* info) {
+    const absl::StatusOr<Place> place = LocateBeneath(root, path);
+    if (absl::IsDataLoss(place.status()) || absl::IsResourceExhausted(place.status())) return place.status();
     UniqueFd fd;
-    if (place.ok()) {
-      fd.Reset(
-          openat(place->parent.get(), place->name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-    }
-    struct stat info {};
-    if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
+    if (place.ok()) fd.Reset(openat(place->parent.get(), place->name.c_str(), flags | O_NOFOLLOW | O_CLOEXEC));
+    const bool is_gone = !place.ok() || errno == ENOENT || errno == ELOOP || errno == ENXIO;
+    if (!fd.valid() && !is_gone) return ErrnoStatus(errno, absl::StrCat("open ", Printable(path)));
+    if (!fd.valid() || fstat(fd.get(), info) != 0 || !S_ISREG(info->st_mode)) {
       return absl::AbortedError(absl::StrCat(Printable(path), " changed while it was being captured; try again"));
     }
+    return fd;
+  }
+
+  absl::Status ReadFileAt(int root, ObjectStore::Writer* writer, std::string* buffer, LiveEntry* live) {
+    const std::string& path = live->entry.path;
+    struct stat info {};
+    RB_ASSIGN_OR_RETURN(const UniqueFd fd, OpenLiveFile(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &info));
     // Another file, or a changed one, may have the name since the walk. Content and attributes are those of one file:
     // never one file's setuid bit with another's content.
     if (info.st_ino != live->inode) live->entry.hard_link_group = 0;
@@ -1095,12 +1108,8 @@ class EngineImpl final : public Engine {
   // Of a file whose content comes from elsewhere.
   static absl::Status ReadAttributesAt(int root, LiveEntry* live) {
     const std::string shown = Printable(live->entry.path);
-    RB_ASSIGN_OR_RETURN(const Place place, LocateBeneath(root, live->entry.path));
-    const UniqueFd fd(openat(place.parent.get(), place.name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
     struct stat info {};
-    if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
-      return absl::AbortedError(absl::StrCat(shown, " changed while it was being captured; try again"));
-    }
+    RB_ASSIGN_OR_RETURN(const UniqueFd fd, OpenLiveFile(root, live->entry.path, O_PATH, &info));
     RB_ASSIGN_OR_RETURN(live->entry.attributes, ReadAttributes(fd.get(), info, shown));
     return absl::OkStatus();
   }
@@ -1490,6 +1499,7 @@ class EngineImpl final : public Engine {
   }
 
   absl::Status SyncBeneath(int parent, const std::string& name) {
+    if (RB_PLANTED_BUG("no-fsync-of-files")) return absl::OkStatus();
     struct stat info {};
     if (fstatat(parent, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) return ErrnoStatus(errno, "look at staging");
     if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) return absl::OkStatus();  // its folder holds all of it
@@ -1548,7 +1558,7 @@ class EngineImpl final : public Engine {
     }
     if (written != entry.size)
       return absl::DataLossError(absl::StrCat(shown, " has another size than its manifest says"));
-    return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
+    return ApplyAttributesToNewFile(fd.get(), entry.attributes, shown);
   }
 
   static absl::Status WriteSparsely(int fd, uint64_t offset, absl::string_view content, bool sparse,
@@ -1610,14 +1620,11 @@ class EngineImpl final : public Engine {
     std::string buffer;
     for (const std::string& path : candidates) {
       RB_RETURN_IF_ERROR(CheckCancelled());
-      const absl::StatusOr<Place> place = LocateBeneath(root.get(), path);
-      if (!place.ok()) continue;
-      const UniqueFd fd(
-          openat(place->parent.get(), place->name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
       struct stat info {};
-      if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) continue;
+      const absl::StatusOr<UniqueFd> fd = OpenLiveFile(root.get(), path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &info);
+      if (!fd.ok()) continue;
       std::optional<std::string> content;
-      const absl::Status read = ReadChunks(fd.get(), Printable(path), static_cast<uint64_t>(info.st_size), &buffer,
+      const absl::Status read = ReadChunks(fd->get(), Printable(path), static_cast<uint64_t>(info.st_size), &buffer,
                                            [&](absl::string_view each) -> absl::Status {
                                              if (Sha256Of(each) != chunk) return absl::OkStatus();
                                              content = std::string(each);
@@ -1719,15 +1726,12 @@ class EngineImpl final : public Engine {
   absl::StatusOr<absl::flat_hash_set<Digest>> LiveObjects() {
     absl::flat_hash_set<Digest> live;
     const std::string services = absl::StrCat(options_.state_folder, "/services");
-    UniqueFd folder(open(services.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!folder.valid()) return ErrnoStatus(errno, absl::StrCat("open ", services));
-    RB_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder(folder.get()));
+    RB_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder(services));
     for (const std::string& name : names) {
       RB_ASSIGN_OR_RETURN(const ReleaseFiles files, ReleaseFiles::Open(absl::StrCat(services, "/", name)));
-      RB_ASSIGN_OR_RETURN(const std::vector<Manifest> manifests, files.AllManifests());
-      for (const Manifest& manifest : manifests) {
+      RB_RETURN_IF_ERROR(files.ForEachManifest([&](const Manifest& manifest) {
         manifest.ForEachChunk([&](const Digest& chunk) { live.insert(chunk); });
-      }
+      }));
     }
     return live;
   }

@@ -320,6 +320,7 @@ TEST_F(EngineTest, ABrokenDatabaseStopsABackupButNotARollback) {
 TEST_F(EngineTest, EveryDamagedByteOfAPackIsFoundNamedAndNeverRestored) {
   MakeFirst();
   RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  const auto first = Describe(tree_.tree);
   // Nothing of it is left in the tree to heal it from.
   std::filesystem::remove_all(tree_.tree);
   MakeSecond();
@@ -343,7 +344,11 @@ TEST_F(EngineTest, EveryDamagedByteOfAPackIsFoundNamedAndNeverRestored) {
     EngineTarget target;
     target.release_name = release.name;
     const absl::Status prepared = engine_->Prepare("op", target, all, "").status();
-    if (!prepared.ok()) {
+    if (prepared.ok()) {
+      // What is damaged is not needed to get there.
+      RB_ASSERT_OK(engine_->Commit("op"));
+      ASSERT_EQ(Describe(tree_.tree), first) << "byte " << at;
+    } else {
       EXPECT_THAT(prepared, FailsWith(absl::StatusCode::kDataLoss, release.name));
     }
     RB_ASSERT_OK(engine_->Undo("op"));
@@ -411,6 +416,68 @@ TEST_F(EngineTest, DamageOfOneOfTwoCopiesIsHealedFromTheOther) {
   RB_ASSERT_OK_AND_ASSIGN(const ProofReport again, engine_->Prove(release.name));
   EXPECT_THAT(again.findings, IsEmpty());
   EXPECT_THAT(again.healed, IsEmpty());
+}
+
+TEST_F(EngineTest, DatabaseJournalsGoWithTheDatabaseAndComeBackWithIt) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  Put(At("data/bot.db"), "database two");
+  Put(At("data/bot.db-wal"), "belongs to two");
+  Put(At("data/bot.db-shm"), "belongs to two as well");
+  const auto second = Describe(tree_.tree);
+  EngineTarget target;
+  target.release_name = release.name;
+  Components all;
+  all.data = true;
+  RB_ASSERT_OK(engine_->Prepare("op", target, all, ""));
+  RB_ASSERT_OK(engine_->Commit("op"));
+  EXPECT_FALSE(std::filesystem::exists(At("data/bot.db-wal"))) << "SQLite would apply it to another database";
+  EXPECT_FALSE(std::filesystem::exists(At("data/bot.db-shm")));
+  RB_ASSERT_OK(engine_->Undo("op"));
+  EXPECT_EQ(Describe(tree_.tree), second);
+}
+
+// Prunes through another engine on the same store when it is asked to copy.
+class PruningCopier final : public DatabaseCopier {
+ public:
+  explicit PruningCopier(Engine* other) : other_(other) {}
+  absl::Status Copy(const std::string& source, const std::string& destination) override {
+    pruned_ = other_->Prune(1, {}).status();
+    RB_ASSIGN_OR_RETURN(const std::string content, ReadFile(source));
+    return WriteFileDurably(destination, content);
+  }
+  absl::Status Check(const std::string&) override { return absl::OkStatus(); }
+  const absl::Status& pruned() const { return pruned_; }
+
+ private:
+  Engine* const other_;
+  absl::Status pruned_ = absl::UnknownError("was not asked");
+};
+
+TEST_F(EngineTest, GarbageCollectionBesideARunningCaptureTakesNothingOfIt) {
+  MakeFirst();
+  // Enough that the capture's pack is on disk when the prune comes.
+  std::mt19937_64 random(1);
+  std::string noise(3 << 20, '\0');
+  for (char& byte : noise) byte = static_cast<char>(random());
+  Put(At("lib/noise"), noise);
+  ServiceTree other_tree = tree_;
+  other_tree.service = "other";
+  other_tree.tree = folder_ / "other";
+  std::filesystem::create_directory(other_tree.tree);
+  Engine::Options options;
+  options.state_folder = folder_ / "state";
+  options.clock = &clock_;
+  RB_ASSERT_OK_AND_ASSIGN(const std::unique_ptr<Engine> other, Engine::Open(options, other_tree));
+  PruningCopier copier(other.get());
+  options.database_copier = &copier;
+  RB_ASSERT_OK_AND_ASSIGN(engine_, Engine::Open(options, tree_));
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  RB_ASSERT_OK(copier.pruned());
+  std::filesystem::remove_all(tree_.tree);  // nothing to heal it from
+  std::filesystem::create_directory(tree_.tree);
+  RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(release.name));
+  EXPECT_THAT(proof.findings, IsEmpty());
 }
 
 TEST_F(EngineTest, PruneKeepsWhatMayBeNeededAndCollectsTheRest) {

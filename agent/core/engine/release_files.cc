@@ -1,6 +1,5 @@
 #include "agent/core/engine/release_files.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 #include <zstd.h>
@@ -12,7 +11,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "agent/core/engine/codec.h"
+#include "agent/core/engine/tree_files.h"
 #include "common/durable_file.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
@@ -141,15 +142,11 @@ absl::StatusOr<std::string> LoadEncodedManifest(const std::string& path) {
 }
 
 absl::StatusOr<std::vector<std::string>> NamesIn(const std::string& path, absl::string_view suffix) {
-  DIR* folder = opendir(path.c_str());
-  if (folder == nullptr) return ErrnoStatus(errno, absl::StrCat("open folder ", path));
+  RB_ASSIGN_OR_RETURN(std::vector<std::string> files, ListFolder(path));
   std::vector<std::string> names;
-  while (const dirent* entry = readdir(folder)) {
-    const absl::string_view name = entry->d_name;
-    if (absl::EndsWith(name, suffix)) names.emplace_back(name.substr(0, name.size() - suffix.size()));
+  for (absl::string_view name : files) {
+    if (absl::ConsumeSuffix(&name, suffix)) names.emplace_back(name);
   }
-  closedir(folder);
-  std::sort(names.begin(), names.end());
   return names;
 }
 
@@ -247,18 +244,17 @@ absl::Status ReleaseFiles::RemoveTargets() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<Manifest>> ReleaseFiles::AllManifests() const {
-  std::vector<Manifest> manifests;
+absl::Status ReleaseFiles::ForEachManifest(absl::FunctionRef<void(const Manifest&)> visit) const {
   for (const absl::string_view sub : {"releases", "targets"}) {
     const std::string folder = absl::StrCat(folder_, "/", sub);
     RB_ASSIGN_OR_RETURN(const std::vector<std::string> names, NamesIn(folder, ".manifest"));
     for (const std::string& name : names) {
       RB_ASSIGN_OR_RETURN(const std::string encoded, LoadEncodedManifest(absl::StrCat(folder, "/", name, ".manifest")));
-      RB_ASSIGN_OR_RETURN(Manifest manifest, DecodeManifest(encoded));
-      manifests.push_back(std::move(manifest));
+      RB_ASSIGN_OR_RETURN(const Manifest manifest, DecodeManifest(encoded));
+      visit(manifest);
     }
   }
-  return manifests;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Current> ReleaseFiles::LoadCurrent() const {

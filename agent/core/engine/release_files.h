@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -88,7 +89,7 @@ class ReleaseFiles {
   absl::Status SaveTarget(const std::string& name, const std::string& encoded_manifest);
   absl::StatusOr<Manifest> LoadTarget(const std::string& name) const;
   absl::Status RemoveTargets();
-  absl::StatusOr<std::vector<Manifest>> AllManifests() const;
+  absl::Status ForEachManifest(absl::FunctionRef<void(const Manifest&)> visit) const;
 
   absl::StatusOr<Current> LoadCurrent() const;  // empty when there is none
   absl::Status SaveCurrent(const Current& current);

@@ -122,6 +122,7 @@ absl::Status CarryAttributes(const PlannedRename& rename, TransactionFolders& fo
 constexpr size_t kManyFolders = 32;
 
 absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders, bool forward) {
+  if (RB_PLANTED_BUG("no-fsync-of-folders")) return absl::OkStatus();
   std::set<std::string> touched;
   for (const PlannedRename& rename : intent.renames) {
     if (rename.kind != Change::Kind::kAttributes) touched.emplace(ParentPath(rename.path));
@@ -144,8 +145,14 @@ absl::StatusOr<int> TransactionFolders::OpenBeneath(absl::string_view path) {
   if (path.empty()) return tree_;
   if (const auto found = open_.find(path); found != open_.end()) return found->second.get();
   if (open_.size() == kMostOpen) open_.clear();
-  RB_ASSIGN_OR_RETURN(UniqueFd folder, OpenFolderBeneath(tree_, path));
-  return open_.emplace(std::string(path), std::move(folder)).first->second.get();
+  absl::StatusOr<UniqueFd> folder = OpenFolderBeneath(tree_, path);
+  if (absl::IsInternal(folder.status())) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the tree's folder ", Printable(path), " is not a folder any more (", folder.status().message(),
+                     "): put it back where it was, then type: rb-agent local recover"));
+  }
+  RB_RETURN_IF_ERROR(folder.status());
+  return open_.emplace(std::string(path), *std::move(folder)).first->second.get();
 }
 
 std::string EncodeIntent(const Intent& intent) {

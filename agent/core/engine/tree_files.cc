@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/durable_file.h"
+#include "common/failpoint.h"
 #include "common/status.h"
 #include "common/text.h"
 
@@ -33,6 +34,7 @@ int OpenAt2(int root, const char* path, uint64_t flags) {
   open_how how{};
   how.flags = flags | O_CLOEXEC | O_NOFOLLOW;
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
+  if (RB_PLANTED_BUG("links-followed")) how.resolve = 0;
   return static_cast<int>(syscall(SYS_openat2, root, path, &how, sizeof(how)));
 }
 
@@ -205,6 +207,22 @@ absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type
   return absl::OkStatus();
 }
 
+absl::Status ApplyAttributesToNewFile(int fd, const Attributes& attributes, const std::string& path_for_errors) {
+  RB_RETURN_IF_ERROR(CheckFault("set attributes of", path_for_errors));
+  if (fchown(fd, attributes.uid, attributes.gid) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("set owner ", attributes.uid, ":", attributes.gid, " of ", path_for_errors));
+  }
+  if (fchmod(fd, attributes.mode) != 0) return ErrnoStatus(errno, absl::StrCat("set mode of ", path_for_errors));
+  for (const auto& [key, value] : attributes.xattrs) {
+    if (fsetxattr(fd, key.c_str(), value.data(), value.size(), 0) != 0) {
+      return ErrnoStatus(errno, absl::StrCat("set extended attribute ", key, " of ", path_for_errors));
+    }
+  }
+  const timespec times[2] = {{0, UTIME_OMIT}, ToTimespec(attributes.mtime_ns)};
+  if (futimens(fd, times) != 0) return ErrnoStatus(errno, absl::StrCat("set time of ", path_for_errors));
+  return absl::OkStatus();
+}
+
 absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path_for_errors) {
   RB_RETURN_IF_ERROR(CheckFault("set time of", path_for_errors));
   const timespec times[2] = {{0, UTIME_OMIT}, ToTimespec(mtime_ns)};
@@ -238,6 +256,14 @@ absl::StatusOr<std::vector<std::string>> ListFolder(int folder) {
   closedir(stream);
   if (error_number != 0) return ErrnoStatus(error_number, "read a folder");
   std::sort(names.begin(), names.end());
+  return names;
+}
+
+absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& path) {
+  const UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.valid()) return ErrnoStatus(errno, absl::StrCat("open folder ", path));
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(folder.get());
+  if (!names.ok()) return Annotate(names.status(), path);
   return names;
 }
 

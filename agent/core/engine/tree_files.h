@@ -51,6 +51,9 @@ Attributes PlainAttributes(const struct stat& info);
 absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type, const Attributes& attributes,
                              const std::string& path_for_errors);
 
+// The same for a file that this process has just made with the mode 0600 in a folder without a default ACL, open for
+// writing: nothing of it has to be looked at or removed first.
+absl::Status ApplyAttributesToNewFile(int fd, const Attributes& attributes, const std::string& path_for_errors);
 // The modification time of what `fd` is open on.
 absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path_for_errors);
 
@@ -61,6 +64,8 @@ absl::Status RenameBeneath(int from_parent, const std::string& from, int to_pare
 
 // Names in an open folder, sorted, without "." and "..".
 absl::StatusOr<std::vector<std::string>> ListFolder(int folder);
+// The same by path.
+absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& path);
 
 absl::Status MakeFolderAt(int parent, const std::string& name, mode_t mode, const std::string& path_for_errors);
 absl::StatusOr<UniqueFd> CreateFileAt(int parent, const std::string& name, const std::string& path_for_errors);

@@ -139,6 +139,8 @@ class Walker {
     }
     mutex_.Unlock();
     changed_.NotifyAll();
+    // A thread that has been joined may still hold its working folder for a moment, and a filesystem with it.
+    if (has_own_folder && chdir("/") != 0) return;
   }
 
   absl::Status ReadFolder(FolderNode* node, bool has_own_folder) {

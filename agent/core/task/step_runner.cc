@@ -319,6 +319,7 @@ void StepRunner::Prepare(const Task& task, const PrepareStep& step, Context* con
     result->status = prepared.status();
     return;
   }
+  for (const std::string& healed : prepared->healed) context->progress(Stage::kStaging, healed);
   if (step.check_config) {
     if (const absl::Status checked = CheckConfig(task.operation_id); !checked.ok()) {
       result->status = checked;

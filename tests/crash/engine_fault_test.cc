@@ -1,0 +1,74 @@
+// Every call that may fail for want of something fails once, with each error it may really give: the live tree is never
+// harmed, the error says what and where, and the host is of use afterwards.
+//
+// RB_FAULT_STEP: only every so manieth call (default 1).
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/test_util.h"
+#include "tests/crash/rollback_scenario.h"
+#include "tests/crash/syscall_rig.h"
+
+namespace rb::crash {
+namespace {
+
+constexpr size_t kMostCalls = 50000;
+
+TEST(EngineFault, NoFailedCallHarmsTheTree) {
+  size_t step = 1;
+  if (const char* text = std::getenv("RB_FAULT_STEP"); text != nullptr) {
+    ASSERT_TRUE(absl::SimpleAtoi(text, &step) && step > 0) << "RB_FAULT_STEP is not a number: " << text;
+  }
+  size_t failed = 0;
+  size_t reported = 0;
+  std::map<std::string, size_t> by_call;
+  for (size_t at = 1;; at += step) {
+    ASSERT_LT(at, kMostCalls) << "the operation does not end";
+    std::vector<int> errors = {EIO};
+    for (size_t e = 0; e < errors.size(); ++e) {
+      const testing::TemporaryFolder root;
+      RollbackScenario scenario;
+      RB_ASSERT_OK(scenario.Prepare(root.path()));
+      const absl::StatusOr<TracedRun> run =
+          RunTraced(CallSet::kFallible, {Interruption::Kind::kFail, at, errors[e]},
+                    [&](const auto& say) { return scenario.Run(root.path(), say).ToString(); });
+      if (absl::IsUnavailable(run.status()) && failed == 0) GTEST_SKIP() << run.status();
+      RB_ASSERT_OK(run);
+      if (!run->interrupted) {
+        ASSERT_EQ(run->result, "OK");
+        std::printf("%zu failed calls, %zu of them ended the operation\n", failed, reported);
+        for (const auto& [call, count] : by_call) std::printf("  %s %zu\n", call.c_str(), count);
+        return;
+      }
+      if (e == 0) {
+        for (const int other : PlausibleErrors(run->call)) {
+          if (other != EIO) errors.push_back(other);
+        }
+      }
+      ++failed;
+      ++by_call[run->call];
+      const std::string what =
+          absl::StrCat("call ", at, " (", run->call, ") failed with ", std::strerror(errors[e]), ": ", run->result);
+      const std::string last = run->said.empty() ? "" : run->said.back();
+      if (run->result != "OK") {
+        ++reported;
+        EXPECT_TRUE(absl::StrContains(run->result, std::strerror(errors[e]))) << what;
+        // Even before anything is recovered.
+        ASSERT_EQ(scenario.CheckTree(root.path(), last), "") << what;
+      }
+      std::vector<std::string> said = run->said;
+      if (absl::StrContains(run->result, "was taken back")) said.emplace_back("taken-back");
+      ASSERT_EQ(scenario.Check(root.path(), said), "") << what;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rb::crash
