@@ -1729,9 +1729,8 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder(services));
     for (const std::string& name : names) {
       RB_ASSIGN_OR_RETURN(const ReleaseFiles files, ReleaseFiles::Open(absl::StrCat(services, "/", name)));
-      RB_RETURN_IF_ERROR(files.ForEachManifest([&](const Manifest& manifest) {
-        manifest.ForEachChunk([&](const Digest& chunk) { live.insert(chunk); });
-      }));
+      RB_RETURN_IF_ERROR(files.ForEachManifest(
+          [&](const Manifest& manifest) { manifest.ForEachChunk([&](const Digest& chunk) { live.insert(chunk); }); }));
     }
     return live;
   }
