@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 
@@ -36,6 +37,8 @@ struct Release {
   std::string operation_id;
   // Why it was taken, or why it is bad.
   std::string reason;
+  // Databases whose dumps it holds, by the names of their hooks, sorted; those that are files of the tree are not named.
+  std::vector<std::string> databases;
 };
 
 }  // namespace rb::agent

@@ -97,7 +97,7 @@ TEST(YamlMessage, SaysEverythingThatIsWrongAtOnceWithItsLine) {
   bot: {}
 )"),
       "f.yaml:3: services.bot: unknown key \"tre\"; did you mean \"tree\"? keys here: tree, unit, process, owner, "
-      "components, ignore, sqlite, git, check_config, probes\n"
+      "components, ignore, sqlite, git, check_config, probes, database_hooks\n"
       "f.yaml:4: services.bot.tree: wants text, found a list\n"
       "f.yaml:5: services.bot.sqlite: wants a list, found a single value\n"
       "f.yaml:6: services.bot: duplicate key \"tree\", first on line 4\n"

@@ -470,6 +470,31 @@ TEST(Operation, TheModelFindsPlantedBugs) {
   }
 }
 
+TEST(Operation, WhatDataIsPartOfMayTakeLonger) {
+  absl::Duration prepare_without;
+  for (const bool with_data : {false, true}) {
+    Accepted accepted;
+    accepted.id = "op";
+    accepted.plan = TwoWavePlan(2, OnFailure::kRevertAll, 2);
+    if (with_data) accepted.plan.spec.components = {Component::kCode, Component::kConfig, Component::kData};
+    Event event;
+    event.sequence = 1;
+    event.body = accepted;
+    Decision decision = Decide(Operation(), event);
+    event.sequence = 2;
+    event.body = LockTaken{};
+    decision = Decide(decision.operation, event);
+    const auto* step = std::get_if<StartStep>(&decision.effects.at(0));
+    ASSERT_NE(step, nullptr);
+    ASSERT_EQ(step->kind, StepKind::kPrepare);
+    if (with_data) {
+      EXPECT_EQ(step->deadline, prepare_without + StepDeadlines().with_data);
+    } else {
+      prepare_without = step->deadline;
+    }
+  }
+}
+
 TEST(Operation, WhenAllIsThereAlreadyNothingIsDone) {
   Accepted accepted;
   accepted.id = "op";

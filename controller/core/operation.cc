@@ -56,6 +56,9 @@ std::string TargetText(const HostPlan& plan) {
 StartStep BuildStep(const Operation& operation, const HostProgress& host) {
   static const StepDeadlines deadlines;
   const Plan& plan = operation.plan;
+  const std::vector<Component>& components = plan.spec.components;
+  const bool has_data = std::find(components.begin(), components.end(), Component::kData) != components.end();
+  const absl::Duration for_data = has_data ? deadlines.with_data : absl::ZeroDuration();
   StartStep step;
   step.host = host.plan.host;
   step.step_id = host.step_id;
@@ -71,7 +74,7 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
       step.pin = plan.spec.pin;
       break;
     case StepKind::kPrepare: {
-      step.deadline = deadlines.prepare;
+      step.deadline = deadlines.prepare + for_data;
       step.method = host.plan.method;
       step.release_name = host.plan.release_name;
       step.commit = host.plan.commit;
@@ -87,7 +90,7 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
       break;
     }
     case StepKind::kCommit:
-      step.deadline = deadlines.commit;
+      step.deadline = deadlines.commit + for_data;
       step.undo_when_unhealthy = plan.on_failure != OnFailure::kHold;
       step.undo_when_unconfirmed = plan.on_failure != OnFailure::kHold && plan.spec.kind == OperationKind::kDeploy;
       break;
@@ -95,7 +98,7 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
       step.deadline = plan.verify_deadline + plan.verify_soak + deadlines.verify_margin;
       break;
     case StepKind::kRevert:
-      step.deadline = plan.verify_deadline + deadlines.revert_margin;
+      step.deadline = plan.verify_deadline + deadlines.revert_margin + for_data;
       step.verify_soak = absl::ZeroDuration();
       break;
     case StepKind::kKeep:

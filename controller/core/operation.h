@@ -218,6 +218,9 @@ struct StepDeadlines {
   // On top of the verification's own deadline and soak.
   absl::Duration verify_margin = absl::Seconds(30);
   absl::Duration revert_margin = absl::Minutes(5);
+  // On top, for preparing, committing and reverting what data is part of: databases may be dumped and restored by
+  // programs of their own.
+  absl::Duration with_data = absl::Minutes(30);
 };
 
 // The effects that may not have been carried out: steps under way, a lock not yet taken or given back. For a controller

@@ -3,6 +3,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "agent/core/engine/transaction.h"
+#include "agent/core/ports/database_hooks.h"
 #include "tests/fuzz/check.h"
 
 namespace rb::agent {
@@ -25,6 +26,7 @@ void Check(absl::string_view bytes) {
     RB_FUZZ_CHECK(StaysInside(rename.path));
     RB_FUZZ_CHECK(StaysInside(rename.staged_name) && !absl::StrContains(rename.staged_name, "/"));
   }
+  for (const std::string& name : intent->databases) RB_FUZZ_CHECK(IsDatabaseName(name));
   const std::string encoded = EncodeIntent(*intent);
   const absl::StatusOr<Intent> again = DecodeIntent(encoded);
   RB_FUZZ_CHECK(again.ok() && EncodeIntent(*again) == encoded);

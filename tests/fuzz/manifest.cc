@@ -4,6 +4,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "agent/core/ports/database_hooks.h"
 #include "tests/fuzz/check.h"
 
 namespace rb::agent {
@@ -36,6 +37,10 @@ void Check(absl::string_view bytes) {
     }
     previous = entry.path;
   }
+  for (size_t i = 0; i < manifest->dumps.size(); ++i) {
+    RB_FUZZ_CHECK(IsDatabaseName(manifest->dumps[i].name));
+    RB_FUZZ_CHECK(i == 0 || manifest->dumps[i - 1].name < manifest->dumps[i].name);
+  }
   const std::string encoded = EncodeManifest(*manifest);
   const absl::StatusOr<Manifest> again = DecodeManifest(encoded);
   RB_FUZZ_CHECK(again.ok());
@@ -46,6 +51,7 @@ void Check(absl::string_view bytes) {
     RB_FUZZ_CHECK(a.path == b.path && a.SameContent(b) && a.attributes == b.attributes);
     RB_FUZZ_CHECK(a.sparse == b.sparse && a.hard_link_group == b.hard_link_group);
   }
+  RB_FUZZ_CHECK(again->dumps == manifest->dumps);
   RB_FUZZ_CHECK(EncodeManifest(*again) == encoded);
 }
 

@@ -19,6 +19,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "agent/core/ports/database_hooks.h"
 #include "common/durable_file.h"
 #include "common/ids.h"
 #include "common/status.h"
@@ -200,6 +201,12 @@ class Checker {
     ForEach(path + ".check_config", service.check_config(), [&](const std::string& at, const v1::CheckConfig& check) {
       check.json().empty() ? Add(at, "names no check: give json") : AddIf(at + ".json", GlobProblem(check.json()));
     });
+    std::set<std::string> hooks;
+    ForEach(path + ".database_hooks", service.database_hooks(),
+            [&](const std::string& at, const v1::DatabaseHookConfig& hook) {
+              CheckDatabaseHook(at, service, hook);
+              if (!hook.name().empty() && !hooks.insert(hook.name()).second) Add(at + ".name", "is given twice");
+            });
     ForEach(path + ".probes", service.probes(),
             [&](const std::string& at, const v1::ProbeConfig& probe) { CheckProbe(at, service, probe); });
   }
@@ -222,13 +229,47 @@ class Checker {
       }
     }
     if (!process.log().empty()) AddIf(path + ".log", AbsolutePathProblem(process.log()));
-    if (!process.user().empty()) {
-      CheckUser(path + ".user", process.user());
-      if (geteuid() != 0) {
-        const absl::StatusOr<UserAndGroup> user = LookUpUser(process.user());
-        if (user.ok() && user->uid != geteuid()) Add(path + ".user", "only root can run a service as another user");
-      }
+    if (!process.user().empty()) CheckRunsAs(path + ".user", process.user(), "a service");
+  }
+
+  void CheckRunsAs(const std::string& path, const std::string& value, absl::string_view what) {
+    CheckUser(path, value);
+    if (geteuid() == 0) return;
+    const absl::StatusOr<UserAndGroup> user = LookUpUser(value);
+    if (user.ok() && user->uid != geteuid()) Add(path, absl::StrCat("only root can run ", what, " as another user"));
+  }
+
+  void CheckDatabaseHook(const std::string& path, const v1::AgentServiceConfig& service,
+                         const v1::DatabaseHookConfig& hook) {
+    if (hook.name().empty()) {
+      Add(path, "name is required: releases know the database by it");
+    } else if (!IsDatabaseName(hook.name())) {
+      Add(path + ".name", "wants 1 to 40 of a-z, 0-9 and '-'");
     }
+    const bool as_root = !hook.user().empty() && [&] {
+      const absl::StatusOr<UserAndGroup> user = LookUpUser(hook.user());
+      return user.ok() && user->uid == 0;
+    }();
+    const auto check = [&](absl::string_view key, const auto& command) {
+      const std::string at = absl::StrCat(path, ".", key);
+      if (command.empty() || command[0].empty()) {
+        return Add(path, absl::StrCat(key, " is required: a list of the program and its arguments"));
+      }
+      const std::string& program = command[0];
+      if (!absl::StrContains(program, "/")) return;  // found on the path
+      if (program[0] != '/') return Add(at, "wants a program by its absolute path, or by a name without slashes");
+      if (as_root && absl::StartsWith(program, service.tree() + "/")) {
+        return Add(at, "a program that lies in the tree is not run as root: the service's user may change it");
+      }
+      CheckProgram(at, service, program);
+    };
+    check("dump", hook.dump());
+    check("restore", hook.restore());
+    if (hook.has_timeout() && hook.timeout().seconds() == 0 && hook.timeout().nanos() == 0) {
+      Add(path + ".timeout", "wants more than 0s");
+    }
+    if (hook.timeout().seconds() > 24 * 3600) Add(path + ".timeout", "wants at most 24h");
+    if (!hook.user().empty()) CheckRunsAs(path + ".user", hook.user(), "a hook");
   }
 
   void CheckProgram(const std::string& path, const v1::AgentServiceConfig& service, const std::string& program) {
@@ -438,6 +479,15 @@ absl::StatusOr<UserAndGroup> LookUpUser(absl::string_view user_and_group) {
   }
   FillGroups(result.name, &result);
   return result;
+}
+
+absl::StatusOr<UserAndGroup> UserOfCommands(const v1::AgentServiceConfig& config, const ServiceTree& tree) {
+  if (geteuid() != 0) return LookUpUid(geteuid(), getegid());
+  if (!config.process().user().empty()) return LookUpUser(config.process().user());
+  if (tree.owner_uid >= 0) return LookUpUid(static_cast<uid_t>(tree.owner_uid), static_cast<gid_t>(tree.owner_gid));
+  struct stat status;
+  if (stat(tree.tree.c_str(), &status) != 0) return ErrnoStatus(errno, tree.tree);
+  return LookUpUid(status.st_uid, status.st_gid);
 }
 
 UserAndGroup LookUpUid(uid_t uid, gid_t gid) {

@@ -56,6 +56,11 @@ struct UserAndGroup {
 };
 // "user" or "user:group", by name or number. NOT_FOUND.
 absl::StatusOr<UserAndGroup> LookUpUser(absl::string_view user_and_group);
+// Whom commands of the service run as, probes among them, unless something else is said: they may lie in the tree,
+// where the service's user can change them, so root never runs them as root, unless the service itself is root's. The
+// process's user, else the owner of files that come from git, else the owner of the tree; the agent's own user when
+// that is not root. NOT_FOUND.
+absl::StatusOr<UserAndGroup> UserOfCommands(const v1::AgentServiceConfig& config, const ServiceTree& tree);
 // By number; a user without an entry gets its number as name and "/" as home.
 UserAndGroup LookUpUid(uid_t uid, gid_t gid);
 

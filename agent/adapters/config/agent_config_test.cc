@@ -37,6 +37,12 @@ services:
       - sqlite: {path: data/bot.db}
       - tcp: {address: "127.0.0.1:8001"}
       - command: {argv: [/bin/true]}
+    database_hooks:
+      - name: main
+        dump: [pg_dump, --format=custom, rosey]
+        restore: [/usr/local/sbin/restore-rosey]
+        timeout: 20m
+        user: root
 )";
 
 std::string Problems(const std::string& yaml) {
@@ -102,6 +108,39 @@ services:
             "f:17: services.bot.probes[5].command: argv is required: a list of the program and its arguments\n"
             "f:18: services.bot.probes[6].version: json is required: the field to compare\n"
             "f:19: services.bot.probes[7].sqlite.path: must not hold empty elements, \".\" or \"..\"\n");
+}
+
+TEST(AgentConfig, SaysWhatIsWrongWithADatabaseHook) {
+  EXPECT_EQ(Problems(R"(services:
+  bot:
+    tree: /opt/bot
+    unit: bot.service
+    database_hooks:
+      - dump: [pg_dump, bot]
+        restore: [""]
+      - {name: Main_DB, dump: [bin/dump], restore: [pg_restore], timeout: 0s}
+      - {name: a-name-that-is-longer-than-the-forty-letters, dump: [a], restore: [b], timeout: 25h}
+      - {name: main, dump: [a], restore: [b], user: no-such-user}
+      - {name: main, dump: [/opt/bot/dump], restore: [/opt/bot/restore]}
+      - {name: audit, dump: [/opt/bot/dump], restore: [/opt/botanic/restore], user: "0"}
+)"),
+            "f:6: services.bot.database_hooks[0]: name is required: releases know the database by it\n"
+            "f:6: services.bot.database_hooks[0]: restore is required: a list of the program and its arguments\n"
+            "f:8: services.bot.database_hooks[1].name: wants 1 to 40 of a-z, 0-9 and '-'\n"
+            "f:8: services.bot.database_hooks[1].dump: wants a program by its absolute path, or by a name without "
+            "slashes\n"
+            "f:8: services.bot.database_hooks[1].timeout: wants more than 0s\n"
+            "f:9: services.bot.database_hooks[2].name: wants 1 to 40 of a-z, 0-9 and '-'\n"
+            "f:9: services.bot.database_hooks[2].timeout: wants at most 24h\n"
+            "f:10: services.bot.database_hooks[3].user: there is no user no-such-user on this server\n"
+            "f:11: services.bot.database_hooks[4].name: is given twice\n"
+            "f:12: services.bot.database_hooks[5].dump: a program that lies in the tree is not run as root: the "
+            "service's user may change it\n");
+  EXPECT_THAT(Problems("services: {bot: {tree: /b, unit: b.service, database_hooks: [{name: a, dmup: [a]}]}}\n"),
+              HasSubstr("f:1: services.bot.database_hooks[0]: unknown key \"dmup\"; did you mean \"dump\"?"));
+  EXPECT_THAT(Problems("services: {bot: {tree: /b, unit: b.service, database_hooks: [{name: a, dump: pg_dump bot}]}}"),
+              HasSubstr("database_hooks[0].dump"))
+      << "a command line is no list: there is no shell to take it apart";
 }
 
 TEST(AgentConfig, WantsATreeAndASupervisorForEachService) {

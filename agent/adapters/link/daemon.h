@@ -17,11 +17,15 @@ class AgentServiceConfig;
 
 namespace rb::agent {
 
+// A payload of the status that Service::Open gives when recovery has failed: the tree, or a database, is not whole yet.
+inline constexpr char kInRecovery[] = "rb/in-recovery";
+
 // A service with all its ports, as agent.yaml says. Also used without a daemon (rb-agent local).
 class Service {
  public:
   // Opens the engine and lets it recover (before anything else may touch or start the service), then the rest. What
-  // recovery did is put in `recovered`. `with_supervisor` false: nothing is started or probed.
+  // recovery did is put in `recovered`; when it fails, the status has the payload kInRecovery. `with_supervisor` false:
+  // nothing is started or probed.
   static absl::StatusOr<std::unique_ptr<Service>> Open(const std::string& name, const v1::AgentServiceConfig& config,
                                                        const std::string& state_folder, Clock& clock,
                                                        bool with_supervisor, std::string* recovered);

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agent/adapters/config/agent_config.h"
+#include "agent/adapters/database/hook_runner.h"
 #include "agent/adapters/database/sqlite_copier.h"
 #include "agent/adapters/git/git_mirror.h"
 #include "agent/adapters/link/daemon.h"
@@ -36,6 +37,7 @@ class ServiceImpl final : public Service {
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> step_waits_{false};
   SqliteCopier copier_;
+  std::unique_ptr<DatabaseHooks> hooks_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<GitMirror> mirror_;
@@ -53,9 +55,19 @@ absl::StatusOr<std::unique_ptr<Service>> Service::Open(const std::string& name, 
   options.state_folder = state_folder;
   options.clock = &clock;
   options.database_copier = &service->copier_;
+  service->hooks_ = MakeDatabaseHooks(config, tree, state_folder, clock,
+                                      [cancelled = &service->cancelled_] { return cancelled->load(); });
+  options.database_hooks = service->hooks_.get();
   options.is_cancelled = [cancelled = &service->cancelled_] { return cancelled->load(); };
   RB_ASSIGN_OR_RETURN(service->engine_, Engine::Open(std::move(options), tree));
-  RB_ASSIGN_OR_RETURN(*recovered, service->engine_->Recover());
+  absl::StatusOr<std::string> whole = service->engine_->Recover();
+  if (!whole.ok()) {
+    absl::Status failure = Annotate(whole.status(), absl::StrCat("recovery of ", name, " did not end"));
+    // Another process that holds the service's lock is at work on it: that is no half-done recovery.
+    if (!absl::IsUnavailable(failure)) failure.SetPayload(kInRecovery, absl::Cord());
+    return failure;
+  }
+  *recovered = *std::move(whole);
   ServicePorts ports;
   ports.service = name;
   ports.engine = service->engine_.get();

@@ -40,9 +40,12 @@ std::string StandingText(const Release& release) {
 }
 
 void PrintRelease(const Release& release) {
-  std::printf("%s  %s  %llu files and folders, %s%s%s\n", release.name.c_str(), StandingText(release).c_str(),
-              static_cast<unsigned long long>(release.entry_count), FormatBytes(release.content_bytes).c_str(),
-              release.reason.empty() ? "" : "  ", Printable(release.reason).c_str());
+  std::string dumps;
+  for (const std::string& name : release.databases) absl::StrAppend(&dumps, ", database ", Printable(name));
+  std::printf("%s  %s  %llu files and folders%s, %s%s%s\n", release.name.c_str(), StandingText(release).c_str(),
+              static_cast<unsigned long long>(release.entry_count), dumps.c_str(),
+              FormatBytes(release.content_bytes).c_str(), release.reason.empty() ? "" : "  ",
+              Printable(release.reason).c_str());
 }
 
 // One step after another, as the controller would ask for them.
@@ -124,6 +127,10 @@ int Rollback(LocalOperation* operation, const LocalRequest& request) {
               static_cast<unsigned long long>(chosen->delta.files_added),
               static_cast<unsigned long long>(chosen->delta.files_removed),
               FormatBytes(chosen->delta.bytes_to_stage).c_str());
+  if (!chosen->delta.databases.empty()) {
+    std::printf("databases restored from their dumps, what was written to them since is lost: %s\n",
+                absl::StrJoin(chosen->delta.databases, ", ").c_str());
+  }
   if (!chosen->delta.config_diff.empty()) std::printf("%s", chosen->delta.config_diff.c_str());
   if (request.verb == "plan") return kDone;
   if (chosen->already_there && inspected.verdict == Verdict::kHealthy) {
@@ -182,7 +189,11 @@ int RunLocal(const v1::AgentConfig& config, const std::string& state_folder, con
   std::string recovered;
   absl::StatusOr<std::unique_ptr<Service>> service =
       Service::Open(name, config.services().at(name), state_folder, clock, needs_supervisor, &recovered);
-  if (!service.ok()) return Complain(kFailed, absl::StrCat(service.status().message(), ". Nothing was changed"));
+  if (!service.ok()) {
+    const bool in_recovery = service.status().GetPayload(kInRecovery).has_value();
+    return Complain(in_recovery ? kNeedsAttention : kFailed,
+                    absl::StrCat(service.status().message(), in_recovery ? "" : ". Nothing was changed"));
+  }
   if (!recovered.empty()) std::printf("%s\n", recovered.c_str());
   Engine& engine = (*service)->engine();
   LocalOperation operation(**service, name, clock);
@@ -232,6 +243,7 @@ int RunLocal(const v1::AgentConfig& config, const std::string& state_folder, con
                             .c_str());
       if (!proof.ok()) continue;
       for (const std::string& healed : proof->healed) std::printf("  %s\n", Printable(healed).c_str());
+      for (const std::string& remark : proof->remarks) std::printf("  %s\n", Printable(remark).c_str());
     }
     return all ? kDone : kNeedsAttention;
   }

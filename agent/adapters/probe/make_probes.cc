@@ -1,6 +1,5 @@
 #include "agent/adapters/probe/make_probes.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <utility>
@@ -33,24 +32,13 @@ std::unique_ptr<Probe> UnitProbeFor(absl::Duration stable_for, Supervisor& super
   return MakeUnitProbe(stable_for, supervisor, clock, [](int64_t pid) { return ProcessAge(static_cast<pid_t>(pid)); });
 }
 
-// A command may lie in the tree, where the service's user can change it: root never runs it as root, unless the service
-// itself is root's.
-absl::StatusOr<UserAndGroup> CommandUser(const v1::AgentServiceConfig& config, const ServiceTree& tree) {
-  if (geteuid() != 0) return LookUpUid(geteuid(), getegid());
-  if (!config.process().user().empty()) return LookUpUser(config.process().user());
-  if (tree.owner_uid >= 0) return LookUpUid(static_cast<uid_t>(tree.owner_uid), static_cast<gid_t>(tree.owner_gid));
-  struct stat status;
-  if (stat(tree.tree.c_str(), &status) != 0) return ErrnoStatus(errno, tree.tree);
-  return LookUpUid(status.st_uid, status.st_gid);
-}
-
 // The user is looked up at each run: a tree may be missing, or have changed hands, when the agent starts.
 class CommandProbeAsUser final : public Probe {
  public:
   CommandProbeAsUser(const v1::AgentServiceConfig& config, ServiceTree tree, CommandProbeOptions options, Clock& clock)
       : config_(config), tree_(std::move(tree)), options_(std::move(options)), clock_(clock) {}
   ProbeResult Run(const ProbeContext& context) override {
-    absl::StatusOr<UserAndGroup> user = CommandUser(config_, tree_);
+    absl::StatusOr<UserAndGroup> user = UserOfCommands(config_, tree_);
     if (!user.ok()) {
       ProbeResult result;
       result.kind = "command";

@@ -70,7 +70,9 @@ struct ChildPlan {
   char* const* envp;
   const char* folder;
   const char* log_path;
+  int input;
   int output;
+  int error_output;
   bool log_as_user;
   bool switch_user;
   uid_t uid;
@@ -105,13 +107,16 @@ int OpenLog(const char* path) {
   defaults.sa_handler = SIG_DFL;
   for (int signal = 1; signal < NSIG; ++signal) sigaction(signal, &defaults, nullptr);
   // Move what is needed to known places, and close the rest: it may belong to anybody in the parent.
-  int output = plan.output;
-  if (output >= 0) output = fcntl(output, F_DUPFD, 10);
-  const int go = fcntl(plan.go, F_DUPFD_CLOEXEC, 10);
-  const int result = fcntl(plan.result, F_DUPFD_CLOEXEC, 10);
-  int keep[3] = {go, result, output};
-  for (int i = 0; i < 3; ++i) {
-    for (int k = i + 1; k < 3; ++k) {
+  const auto moved = [](int fd) { return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 10); };
+  const int input = moved(plan.input);
+  int output = moved(plan.output);
+  const int error_output = moved(plan.error_output);
+  const int go = moved(plan.go);
+  const int result = moved(plan.result);
+  constexpr int kKept = 5;
+  int keep[kKept] = {go, result, input, output, error_output};
+  for (int i = 0; i < kKept; ++i) {
+    for (int k = i + 1; k < kKept; ++k) {
       if (keep[k] < keep[i]) {
         const int swap = keep[i];
         keep[i] = keep[k];
@@ -141,7 +146,7 @@ int OpenLog(const char* path) {
 
   const int null = open("/dev/null", O_RDWR);
   if (null < 0) FailChild(result, kLog, errno);
-  dup2(null, 0);
+  dup2(input >= 0 ? input : null, 0);
   if (output < 0 && !plan.log_as_user) {
     output = OpenLog(plan.log_path);
     if (output < 0) FailChild(result, kLog, errno);
@@ -159,8 +164,7 @@ int OpenLog(const char* path) {
   }
   if (plan.output < 0) fcntl(output, F_SETFL, O_APPEND);
   dup2(output, 1);
-  dup2(output, 2);
-  if (output > 2) close(output);
+  dup2(error_output >= 0 ? error_output : output, 2);
   if (null > 2) close(null);
   umask(022);
   if (chdir(plan.folder) != 0) FailChild(result, kFolder, errno);
@@ -284,7 +288,9 @@ absl::StatusOr<Spawned> Spawn(const SpawnOptions& options,
                        envp.data(),
                        options.folder.c_str(),
                        options.log_path.c_str(),
+                       options.input,
                        options.output,
+                       options.error_output,
                        options.open_log_as_user && options.switch_user,
                        options.switch_user,
                        options.user.uid,

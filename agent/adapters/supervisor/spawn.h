@@ -45,6 +45,10 @@ struct SpawnOptions {
   std::string log_path;
   bool open_log_as_user = false;
   int output = -1;
+  // Standard error, where it does not go where the output goes.
+  int error_output = -1;
+  // Standard input; nothing is on it otherwise.
+  int input = -1;
   bool switch_user = false;
   UserAndGroup user;
 };
@@ -57,8 +61,8 @@ struct Spawned {
   UniqueFd pidfd;
 };
 
-// Starts the program in a session and group of its own, with signals at their defaults, no other descriptors, and
-// nothing on its standard input. `before_run` is called with its identity before the program runs: when it fails, or
+// Starts the program in a session and group of its own, with signals at their defaults and no other descriptors.
+// `before_run` is called with its identity before the program runs: when it fails, or
 // when we die before it returned, the program never runs. The child has to be waited for by the caller, also when it
 // outlives it. Errors name what could not be done ("cannot run /opt/x/bot: No such file or directory").
 absl::StatusOr<Spawned> Spawn(const SpawnOptions& options,

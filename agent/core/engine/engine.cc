@@ -23,8 +23,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "agent/core/engine/changes.h"
 #include "agent/core/engine/chunker.h"
+#include "agent/core/engine/database_dumps.h"
 #include "agent/core/engine/manifest.h"
 #include "agent/core/engine/object_store.h"
 #include "agent/core/engine/release_files.h"
@@ -46,6 +48,8 @@ namespace {
 constexpr absl::string_view kCommitBegun = "commit-begun";
 constexpr absl::string_view kCommitDone = "commit-done";
 constexpr absl::string_view kUndoBegun = "undo-begun";
+// Followed by the name of the database.
+constexpr absl::string_view kRestoreBegun = "restore-begun ";
 // Files up to this size are one object; larger ones are cut by content.
 constexpr uint64_t kWholeFileBytes = 1 << 20;
 // A file whose ctime is this close to when it was read may change again without its ctime changing: it is read again
@@ -59,6 +63,7 @@ constexpr size_t kManyFiles = 64;
 constexpr size_t kManyEntries = 100000;
 constexpr size_t kConfigDiffBytes = 16 << 10;
 constexpr size_t kFindingsKept = 20;
+constexpr size_t kSamplesKept = 20;
 
 std::string StagedName(size_t index) { return absl::StrCat("e", index); }
 
@@ -72,6 +77,7 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
     RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
     RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, false, false));
+    RB_RETURN_IF_ERROR(DumpDatabases(&live));
     return RecordRelease(&live, request, true);
   }
 
@@ -102,6 +108,7 @@ class EngineImpl final : public Engine {
     OpenTransaction open;
     if (!journal.present) return open;
     open.phase = journal.commit_done ? TransactionPhase::kCommitted : TransactionPhase::kPrepared;
+    open.is_torn = journal.undo_begun || (journal.commit_begun && !journal.commit_done);
     open.operation_id = journal.intent.operation_id;
     open.target_commit = journal.intent.target_commit;
     open.target_version = journal.intent.target_version;
@@ -124,6 +131,7 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const Manifest manifest, LoadTargetManifest(target, live));
     RB_ASSIGN_OR_RETURN(const std::optional<std::vector<std::string>> baseline, BaselinePaths(target));
     RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
+    RB_RETURN_IF_ERROR(AddDatabases(target, components, manifest, &changes.delta));
     changes.delta.config_diff = ConfigDiff(changes, live, manifest);
     return std::move(changes.delta);
   }
@@ -163,6 +171,7 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const Manifest manifest, std::move(stored));
     RB_ASSIGN_OR_RETURN(const std::optional<std::vector<std::string>> baseline, BaselinePaths(target));
     RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
+    RB_RETURN_IF_ERROR(AddDatabases(target, components, manifest, &changes.delta));
     // The commit is that of the current release only while the tree still equals it.
     RB_ASSIGN_OR_RETURN(const Current current, files_.LoadCurrent());
     const bool target_is_current =
@@ -173,8 +182,18 @@ class EngineImpl final : public Engine {
     }
     prepared.delta = changes.delta;
     if (const std::string lack = LackOfSpace(changes.delta); !lack.empty()) return absl::FailedPreconditionError(lack);
+    if (!changes.delta.databases.empty()) {
+      // Whole, before anything depends on it; then what the databases hold now, for the way back.
+      for (const DatabaseDump& dump : manifest.dumps) {
+        RB_RETURN_IF_ERROR(Annotate(CheckDump(dump, store_.get(), [this] { return CheckCancelled(); }),
+                                    absl::StrCat("nothing was changed: ", target.release_name)));
+      }
+      RB_RETURN_IF_ERROR(
+          Annotate(DumpDatabases(&live), "nothing was changed, since what is about to be replaced could not be kept"));
+    }
 
     Intent intent;
+    intent.databases = changes.delta.databases;
     intent.operation_id = operation_id;
     intent.target_release = target.release_name;
     intent.target_commit = target.commit;
@@ -260,13 +279,15 @@ class EngineImpl final : public Engine {
       if (!RB_PLANTED_BUG("intent-after-swap")) RB_RETURN_IF_ERROR(Mark(kCommitBegun));
       RB_FAILPOINT("engine.commit.after-begin");
     }
-    const absl::Status applied = ApplyForward(journal.intent, folders);
+    absl::Status applied = ApplyForward(journal.intent, folders);
+    if (applied.ok()) applied = RestoreDatabases(journal.intent);
     if (!applied.ok()) {
-      const absl::Status undone = UndoLocked(journal.intent);
-      return Annotate(applied, undone.ok()
-                                   ? "the swap failed and was taken back; the tree is as it was"
-                                   : absl::StrCat("the swap failed and could not be taken back (", undone.message(),
-                                                  "); type: rb-agent local recover ", tree_.service));
+      std::string brought_back;
+      const absl::Status undone = UndoLocked(journal.intent, &brought_back);
+      return Annotate(
+          applied, undone.ok() ? absl::StrCat("the swap failed and was taken back; the tree is as it was", brought_back)
+                               : absl::StrCat("the swap failed and could not be taken back (", undone.message(),
+                                              "); type: rb-agent local recover ", tree_.service));
     }
     if (RB_PLANTED_BUG("intent-after-swap")) RB_RETURN_IF_ERROR(Mark(kCommitBegun));
     RB_FAILPOINT("engine.commit.before-done");
@@ -282,7 +303,7 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
     if (!journal.present || journal.intent.operation_id != operation_id) return absl::OkStatus();
     if (!journal.commit_begun) return Discard(journal.intent);
-    return UndoLocked(journal.intent);
+    return UndoLocked(journal.intent, nullptr);
   }
 
   absl::StatusOr<Release> Keep(const std::string& operation_id, Cause cause, bool good, bool replaced_is_bad,
@@ -342,9 +363,10 @@ class EngineImpl final : public Engine {
       RB_RETURN_IF_ERROR(Discard(journal.intent));
       said = absl::StrCat("finished keeping operation ", journal.intent.operation_id);
     } else if (journal.present && journal.undo_begun) {
-      RB_RETURN_IF_ERROR(UndoLocked(journal.intent));
+      std::string brought_back;
+      RB_RETURN_IF_ERROR(UndoLocked(journal.intent, &brought_back));
       said = absl::StrCat("finished undoing operation ", journal.intent.operation_id,
-                          ": the tree is wholly what it was before it");
+                          ": the tree is wholly what it was before it", brought_back);
     } else if (journal.present && journal.commit_begun && !journal.commit_done) {
       absl::Status applied = absl::OkStatus();
       {
@@ -355,15 +377,20 @@ class EngineImpl final : public Engine {
           applied = ApplyForward(journal.intent, folders);
         }
       }
+      if (applied.ok()) applied = RestoreDatabases(journal.intent);
       if (applied.ok()) {
         RB_RETURN_IF_ERROR(Mark(kCommitDone));
         said = absl::StrCat("completed the swap of operation ", journal.intent.operation_id,
                             ": the tree is wholly the new state");
+        if (!journal.intent.databases.empty()) {
+          absl::StrAppend(&said, "; ", DescribeDatabases(journal.intent.databases), " restored");
+        }
       } else {
-        RB_RETURN_IF_ERROR(Annotate(UndoLocked(journal.intent),
+        std::string brought_back;
+        RB_RETURN_IF_ERROR(Annotate(UndoLocked(journal.intent, &brought_back),
                                     absl::StrCat("the swap could not be completed (", applied.message(), ")")));
         said = absl::StrCat("took back the swap of operation ", journal.intent.operation_id, " (", applied.message(),
-                            "): the tree is wholly what it was before it");
+                            "): the tree is wholly what it was before it", brought_back);
       }
     } else if (!journal.present) {
       RB_RETURN_IF_ERROR(RemoveFileDurably(files_.JournalPath()));
@@ -392,6 +419,7 @@ class EngineImpl final : public Engine {
       const absl::Status removed = RemoveTreeAt(staging.get(), scratch);
       RB_RETURN_IF_ERROR(proved);
       RB_RETURN_IF_ERROR(removed);
+      RB_RETURN_IF_ERROR(ProveDumps(*manifest, &report));
     }
     report.took = options_.clock->Monotonic() - begin;
     MutexLock lock(mutex_);
@@ -475,6 +503,7 @@ class EngineImpl final : public Engine {
   struct Snapshot {
     LiveTree live;
     std::string damage;  // a database that could not be copied as one, for a person
+    std::vector<DatabaseDump> dumps;
     EngineTimes times;
     // Content that was read and is not durable yet, and what is to be remembered of it: see Settle.
     std::unique_ptr<ObjectStore::Writer> writer;
@@ -493,6 +522,7 @@ class EngineImpl final : public Engine {
     bool commit_begun = false;
     bool commit_done = false;
     bool undo_begun = false;
+    std::vector<std::string> restores_begun;  // databases, in order, without repeats
   };
 
   struct Handles {
@@ -572,6 +602,10 @@ class EngineImpl final : public Engine {
       if (records[i] == kCommitBegun) journal.commit_begun = true;
       if (records[i] == kCommitDone) journal.commit_done = true;
       if (records[i] == kUndoBegun) journal.undo_begun = true;
+      if (absl::string_view name = records[i]; absl::ConsumePrefix(&name, kRestoreBegun)) {
+        std::vector<std::string>& begun = journal.restores_begun;
+        if (std::find(begun.begin(), begun.end(), name) == begun.end()) begun.emplace_back(name);
+      }
     }
     return journal;
   }
@@ -583,7 +617,8 @@ class EngineImpl final : public Engine {
     return journal->Append(record);
   }
 
-  absl::Status UndoLocked(const Intent& intent) {
+  // `brought_back`, unless null, gets what was done about databases, for a person: "" or "; database main …".
+  absl::Status UndoLocked(const Intent& intent, std::string* brought_back) {
     RB_RETURN_IF_ERROR(Mark(kUndoBegun));
     RB_FAILPOINT("engine.undo.after-begin");
     {
@@ -591,7 +626,118 @@ class EngineImpl final : public Engine {
       TransactionFolders folders(handles.tree.get(), handles.staging.get());
       RB_RETURN_IF_ERROR(ApplyBackward(intent, folders));
     }
+    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    if (!journal.restores_begun.empty()) {
+      RB_RETURN_IF_ERROR(BringDatabasesBack(intent, journal.restores_begun));
+      if (brought_back != nullptr) {
+        *brought_back = absl::StrCat("; ", DescribeDatabases(journal.restores_begun),
+                                     " restored to what it held when the operation was prepared");
+      }
+    }
     return Discard(intent);
+  }
+
+  // ---- databases that are not files of the tree
+
+  absl::Status DumpDatabases(Snapshot* snapshot) {
+    if (options_.database_hooks == nullptr) return absl::OkStatus();
+    Progress("dumping databases");
+    RB_ASSIGN_OR_RETURN(snapshot->dumps, TakeDumps(options_.database_hooks, store_.get(), snapshot->writer.get(),
+                                                   [this] { return CheckCancelled(); }));
+    return absl::OkStatus();
+  }
+
+  // Adds what is going to be restored. FAILED_PRECONDITION when data is asked for and the target does not hold it: the
+  // old code with the new data is not what was asked for.
+  absl::Status AddDatabases(const EngineTarget& target, const Components& components, const Manifest& manifest,
+                            Delta* delta) const {
+    if (!components.data) return absl::OkStatus();
+    std::vector<std::string> samples;
+    for (const DatabaseDump& dump : manifest.dumps) {
+      delta->databases.push_back(dump.name);
+      samples.push_back(absl::StrCat("database ", dump.name, " (from its dump, ", FormatBytes(dump.size), ")"));
+    }
+    const std::string why = WhyDatabasesCannotGoBack(
+        options_.database_hooks, delta->databases,
+        target.snapshot != nullptr ? absl::StrCat("commit ", target.commit.substr(0, 7)) : target.release_name);
+    if (!why.empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(why, ". Nothing was changed. ", ReleasesWithDumps(), " or leave the data as it is"));
+    }
+    std::vector<std::string>& all = delta->sample_paths;
+    all.insert(all.begin(), samples.begin(), samples.end());
+    if (all.size() > kSamplesKept) all.resize(kSamplesKept);
+    return absl::OkStatus();
+  }
+
+  // What to choose instead.
+  std::string ReleasesWithDumps() const {
+    static constexpr size_t kNamed = 3;
+    std::vector<std::string> names;
+    const absl::StatusOr<std::vector<Release>> releases = files_.List(nullptr);
+    for (size_t i = 0; releases.ok() && i < releases->size() && names.size() < kNamed; ++i) {
+      const Release& release = (*releases)[i];
+      if (WhyDatabasesCannotGoBack(options_.database_hooks, release.databases, "").empty()) {
+        names.push_back(release.name);
+      }
+    }
+    return names.empty() ? "Take a backup for the next time," : absl::StrCat("Choose ", absl::StrJoin(names, ", "));
+  }
+
+  // Restores the databases of an intent from the target. What a crash has interrupted is done again from its start.
+  absl::Status RestoreDatabases(const Intent& intent) {
+    for (const std::string& name : intent.databases) {
+      RB_RETURN_IF_ERROR(Mark(absl::StrCat(kRestoreBegun, name)));
+      RB_FAILPOINT("engine.restore.after-begin");
+      RB_RETURN_IF_ERROR(RestoreFrom(intent.target_release, name));
+    }
+    if (!intent.databases.empty()) RB_FAILPOINT("engine.restore.after-end");
+    return absl::OkStatus();
+  }
+
+  // One failure does not stop the rest: each of them is wanted back.
+  absl::Status BringDatabasesBack(const Intent& intent, const std::vector<std::string>& names) {
+    absl::Status failure;
+    std::vector<std::string> lost;
+    for (const std::string& name : names) {
+      const absl::Status restored = RestoreFrom(intent.replaced_release, name);
+      if (restored.ok()) continue;
+      if (failure.ok()) failure = restored;
+      lost.push_back(name);
+    }
+    return Annotate(failure, absl::StrCat("the tree is what it was, but ", DescribeDatabases(lost),
+                                          " holds what a restore has left half-way, and could not be restored from ",
+                                          intent.replaced_release, ". Keep the service stopped, and mend the cause"));
+  }
+
+  absl::Status RestoreFrom(const std::string& release_name, const std::string& name) {
+    if (options_.database_hooks == nullptr) {
+      return absl::NotFoundError(
+          absl::StrCat("database ", name, ": agent.yaml no longer has a hook for it in database_hooks"));
+    }
+    Progress(absl::StrCat("restoring database ", name));
+    RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+    RB_ASSIGN_OR_RETURN(const Manifest manifest, LoadReleaseManifest(release_name));
+    const DatabaseDump* dump = FindDump(manifest, name);
+    if (dump == nullptr) {
+      return absl::DataLossError(absl::StrCat(release_name, " holds no dump of database ", name));
+    }
+    return RestoreDump(*dump, options_.database_hooks, store_.get());
+  }
+
+  absl::Status ProveDumps(const Manifest& manifest, ProofReport* report) {
+    for (const DatabaseDump& dump : manifest.dumps) {
+      const absl::Status checked = CheckDump(dump, store_.get(), [this] { return CheckCancelled(); });
+      if (!checked.ok() && !absl::IsDataLoss(checked)) return checked;
+      if (!checked.ok()) {
+        if (report->findings.size() < kFindingsKept) report->findings.emplace_back(checked.message());
+        continue;
+      }
+      report->bytes += dump.size;
+      report->remarks.push_back(absl::StrCat("the dump of database ", dump.name, " (", FormatBytes(dump.size),
+                                             ") is whole by its digests; it was not restored into a server"));
+    }
+    return absl::OkStatus();
   }
 
   // Forgets the transaction: the journal first, so that nothing refers to what is then removed.
@@ -1001,6 +1147,8 @@ class EngineImpl final : public Engine {
       encoder.Add(live.entry);
       if (live.entry.type == EntryType::kFile) content_bytes += live.entry.size;
     }
+    encoder.AddDumps(snapshot->dumps);
+    for (const DatabaseDump& dump : snapshot->dumps) content_bytes += dump.size;
     const std::string encoded = encoder.Take();
     const std::string digest = Sha256Of(encoded).ToHex();
     RB_ASSIGN_OR_RETURN(const std::vector<Release> releases, files_.List(nullptr));
@@ -1037,6 +1185,7 @@ class EngineImpl final : public Engine {
     release.reason = request.reason;
     release.entry_count = entry_count;
     release.content_bytes = content_bytes;
+    for (const DatabaseDump& dump : snapshot->dumps) release.databases.push_back(dump.name);
     RB_FAILPOINT("engine.capture.before-release");
     RB_RETURN_IF_ERROR(files_.Add(release, encoded));
     return release;
@@ -1506,9 +1655,8 @@ class EngineImpl final : public Engine {
       for (const Release& release : *releases) {
         const absl::StatusOr<Manifest> manifest = files_.LoadManifest(release);
         if (!manifest.ok()) continue;
-        const bool needs = std::any_of(manifest->entries.begin(), manifest->entries.end(), [&](const Entry& entry) {
-          return std::find(entry.chunks.begin(), entry.chunks.end(), chunk) != entry.chunks.end();
-        });
+        bool needs = false;
+        manifest->ForEachChunk([&](const Digest& each) { needs = needs || each == chunk; });
         if (needs) hurt.push_back(release.name);
       }
     }
@@ -1589,9 +1737,8 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder(services));
     for (const std::string& name : names) {
       RB_ASSIGN_OR_RETURN(const ReleaseFiles files, ReleaseFiles::Open(absl::StrCat(services, "/", name)));
-      RB_RETURN_IF_ERROR(files.ForEachManifest([&](const Manifest& manifest) {
-        for (const Entry& entry : manifest.entries) live.insert(entry.chunks.begin(), entry.chunks.end());
-      }));
+      RB_RETURN_IF_ERROR(files.ForEachManifest(
+          [&](const Manifest& manifest) { manifest.ForEachChunk([&](const Digest& chunk) { live.insert(chunk); }); }));
     }
     return live;
   }

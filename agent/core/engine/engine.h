@@ -26,6 +26,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "agent/core/ports/database_copier.h"
+#include "agent/core/ports/database_hooks.h"
 #include "agent/core/ports/snapshot_source.h"
 #include "agent/core/release.h"
 #include "agent/core/service.h"
@@ -66,10 +67,13 @@ struct Delta {
   std::vector<std::string> sample_paths;
   // Unified diff of changed text files of the config component, at most 16 KiB.
   std::string config_diff;
+  // Databases that are restored from the target's dumps; each is a sample path too. Whether they differ from what is
+  // live is not known.
+  std::vector<std::string> databases;
   // Entries that a release cannot keep (sockets, devices, other filesystems), at most 20.
   std::vector<std::string> not_captured;
 
-  bool empty() const { return files_added + files_changed + files_removed + other_changes == 0; }
+  bool empty() const { return files_added + files_changed + files_removed + other_changes == 0 && databases.empty(); }
 };
 
 // Where the time went.
@@ -102,6 +106,9 @@ struct OpenTransaction {
   std::string target_version;
   std::string target_release;
   std::string replaced_release;
+  // A swap, forward or back, has begun and has not ended: it runs now, or it was interrupted or failed. The service
+  // must not be started before Recover or Undo has returned OK.
+  bool is_torn = false;
 };
 
 // What the live tree was last known to be.
@@ -121,6 +128,8 @@ struct ProofReport {
   std::vector<std::string> findings;
   // What was damaged and is whole again, from another copy or the live tree, at most 20.
   std::vector<std::string> healed;
+  // What a proof cannot show, for a person: dumps of databases have the right digests, but no server has read them.
+  std::vector<std::string> remarks;
   absl::Duration took;
 };
 
@@ -136,9 +145,11 @@ class Engine {
  public:
   struct Options {
     std::string state_folder;
-    // Not owned; outlive the engine. `database_copier` may be null when the tree has no databases.
+    // Not owned; outlive the engine. `database_copier` may be null when the tree has no databases, `database_hooks`
+    // when the service has none but those.
     Clock* clock = nullptr;
     DatabaseCopier* database_copier = nullptr;
+    DatabaseHooks* database_hooks = nullptr;
     // Called now and then from long work with a short text; may be null.
     std::function<void(absl::string_view)> on_progress;
     // Returns true when long work should stop at the next safe point, with CANCELLED; may be null. Commit and Undo do
@@ -150,9 +161,10 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Open(Options options, ServiceTree tree);
   virtual ~Engine() = default;
 
-  // Captures the live tree. A tree equal to the newest release with the same commit gives that release again (its cause
-  // and pin are updated), not a copy.
-  // DATA_LOSS: a database is damaged. RESOURCE_EXHAUSTED: no space; nothing is left behind.
+  // Captures the live tree, and a dump from each database hook. A tree equal to the newest release with the same commit
+  // gives that release again (its cause and pin are updated), not a copy.
+  // DATA_LOSS: a database is damaged. RESOURCE_EXHAUSTED: no space; nothing is left behind. When a dump fails, so does
+  // the capture, with the hook's error: no release lacks its data.
   virtual absl::StatusOr<Release> Capture(const CaptureRequest& request) = 0;
 
   // Newest first.
@@ -169,9 +181,11 @@ class Engine {
   // What Prepare would change. Writes nothing to the tree; may import a snapshot into the store.
   virtual absl::StatusOr<Delta> Compare(const EngineTarget& target, const Components& components) = 0;
 
-  // Captures what is live, stages what differs, and records the intent. The tree is untouched.
-  // FAILED_PRECONDITION: another operation is open (named), or Problems is not empty. DATA_LOSS: the target is damaged
-  // (which object, which releases it hurts). NOT_FOUND: no such release.
+  // Captures what is live, stages what differs, and records the intent. The tree is untouched. With data among the
+  // components, each database hook takes a dump into the replaced release; without, no hook is run.
+  // FAILED_PRECONDITION: another operation is open (named), or Problems is not empty, or data is asked for and the
+  // target does not hold a dump for each hook. DATA_LOSS: the target is damaged (which object, which releases it
+  // hurts). NOT_FOUND: no such release.
   virtual absl::StatusOr<PreparedTransaction> Prepare(const std::string& operation_id, const EngineTarget& target,
                                                       const Components& components, const std::string& reason) = 0;
   // Content of a staged or unchanged config file as it will be after Commit, for checking it before; NOT_FOUND when the
@@ -181,11 +195,14 @@ class Engine {
   virtual absl::StatusOr<std::vector<std::string>> ListPrepared(const std::string& operation_id,
                                                                 absl::string_view glob) = 0;
 
-  // Swaps. The caller has stopped the service. ABORTED when a path that is to change was changed since Prepare: nothing
-  // is changed then. On any other error the tree has been brought back to the old state, unless the message says that
-  // recovery is needed.
+  // Swaps, then restores the databases from the target's dumps when data is among the components: in that order, so
+  // that what cannot be swapped costs no restore. The caller has stopped the service. ABORTED when a path that is to
+  // change was changed since Prepare: nothing is changed then. On any other error all has been brought back to the old
+  // state (a database whose restore had begun: to what it was when the operation was prepared), unless the message says
+  // that recovery is needed, and the open transaction is torn.
   virtual absl::StatusOr<EngineTimes> Commit(const std::string& operation_id) = 0;
-  // Swaps back, or throws staging away. The caller has stopped the service when the phase is kCommitted. OK when the
+  // Swaps back, and restores the databases whose restore had begun from the replaced release's dumps; or throws staging
+  // away. The caller has stopped the service when the phase is kCommitted, or the transaction torn. OK when the
   // operation is not known (nothing to undo).
   virtual absl::Status Undo(const std::string& operation_id) = 0;
   // The new state stays: records it as a release (target's name, or a new one with `cause` for a snapshot), makes it
@@ -194,8 +211,9 @@ class Engine {
   virtual absl::StatusOr<Release> Keep(const std::string& operation_id, Cause cause, bool good, bool replaced_is_bad,
                                        const std::string& reason) = 0;
 
-  // To be called before the service may start and before anything else after a crash: completes a swap that had begun,
-  // or undoes it when it cannot be completed; clears unfinished staging. Says what it did, for a person; empty when
+  // To be called before the service may start and before anything else after a crash: completes a swap that had begun
+  // (databases whose restore had begun are restored again, from the start), or undoes it when it cannot be completed;
+  // clears unfinished staging. Says what it did, for a person; empty when
   // there was nothing to do.
   virtual absl::StatusOr<std::string> Recover() = 0;
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "agent/core/engine/codec.h"
+#include "agent/core/ports/database_hooks.h"
 
 namespace rb::agent {
 namespace {
@@ -90,9 +91,20 @@ void ManifestEncoder::Add(const Entry& entry) {
   PutChunks(entry.chunks, &out_);
 }
 
+void ManifestEncoder::AddDumps(const std::vector<DatabaseDump>& dumps) {
+  if (dumps.empty()) return;
+  out_.Number(dumps.size());
+  for (const DatabaseDump& dump : dumps) {
+    out_.Text(dump.name);
+    out_.Number(dump.size);
+    PutChunks(dump.chunks, &out_);
+  }
+}
+
 std::string EncodeManifest(const Manifest& manifest) {
   ManifestEncoder out(manifest.entries.size());
   for (const Entry& entry : manifest.entries) out.Add(entry);
+  out.AddDumps(manifest.dumps);
   return out.Take();
 }
 
@@ -157,6 +169,20 @@ absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes) {
     entry.link_target = in.TextWithoutNul();
     TakeChunks(&in, &entry.chunks);
     manifest.entries.push_back(std::move(entry));
+  }
+  if (in.ok() && !in.at_end()) {
+    const uint64_t dump_count = in.Count(3);
+    if (dump_count == 0) return absl::DataLossError("a manifest has bytes behind its end");
+    for (uint64_t i = 0; i < dump_count && in.ok(); ++i) {
+      DatabaseDump dump;
+      dump.name = in.Text();
+      if (!IsDatabaseName(dump.name) || (i > 0 && manifest.dumps.back().name >= dump.name)) {
+        return absl::DataLossError("a manifest's dumps have no plain names, or are not in order");
+      }
+      dump.size = in.Number();
+      TakeChunks(&in, &dump.chunks);
+      manifest.dumps.push_back(std::move(dump));
+    }
   }
   if (!in.ok() || !in.at_end()) return absl::DataLossError("a manifest is cut short or has bytes behind its end");
   return manifest;

@@ -1,7 +1,9 @@
-// What a release is made of: one entry for each path, in path order.
+// What a release is made of: one entry for each path, in path order; and beside them, where no path leads, the dumps of
+// databases that are not files of the tree.
 #ifndef RB_AGENT_CORE_ENGINE_MANIFEST_H_
 #define RB_AGENT_CORE_ENGINE_MANIFEST_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -53,8 +55,27 @@ struct Entry {
   }
 };
 
+// What a database held, as its dump hook wrote it. It has a name and no path: nothing that walks, compares or stages
+// paths can meet it, and no file of the tree can be taken for it.
+struct DatabaseDump {
+  std::string name;  // IsDatabaseName (ports/database_hooks.h)
+  uint64_t size = 0;
+  ChunkList chunks;
+
+  friend bool operator==(const DatabaseDump&, const DatabaseDump&) = default;
+};
+
 struct Manifest {
   std::vector<Entry> entries;  // sorted by PathLess, without repeats
+  // Sorted by name, without repeats. None: none were taken.
+  std::vector<DatabaseDump> dumps;
+
+  // The objects that it needs.
+  template <typename Visitor>
+  void ForEachChunk(Visitor visit) const {
+    for (const Entry& entry : entries) std::for_each(entry.chunks.begin(), entry.chunks.end(), visit);
+    for (const DatabaseDump& dump : dumps) std::for_each(dump.chunks.begin(), dump.chunks.end(), visit);
+  }
 };
 
 // Path order: a folder comes right before everything below it.
@@ -75,6 +96,8 @@ class ManifestEncoder {
  public:
   explicit ManifestEncoder(size_t entry_count);
   void Add(const Entry& entry);
+  // After the last entry; sorted by name. Without any, the bytes are those of a manifest that knows of no dumps.
+  void AddDumps(const std::vector<DatabaseDump>& dumps);
   std::string Take() { return out_.Take(); }
 
  private:

@@ -97,6 +97,10 @@ std::string EncodeRelease(const Release& release) {
   out.Number(release.entry_count);
   out.Number(release.content_bytes);
   out.Number(release.pinned ? 1 : 0);
+  if (!release.databases.empty()) {
+    out.Number(release.databases.size());
+    for (const std::string& name : release.databases) out.Text(name);
+  }
   return out.Take();
 }
 
@@ -119,6 +123,8 @@ absl::StatusOr<Release> DecodeRelease(absl::string_view bytes) {
   release.entry_count = in.Number();
   release.content_bytes = in.Number();
   release.pinned = in.Number() != 0;
+  const uint64_t database_count = in.at_end() ? 0 : in.Count(2);
+  for (uint64_t i = 0; i < database_count && in.ok(); ++i) release.databases.push_back(in.Text());
   if (!in.ok() || !in.at_end()) return absl::DataLossError("a release is cut short");
   return release;
 }

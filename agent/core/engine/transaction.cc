@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/core/engine/codec.h"
 #include "agent/core/engine/tree_files.h"
+#include "agent/core/ports/database_hooks.h"
 #include "common/failpoint.h"
 #include "common/status.h"
 #include "common/text.h"
@@ -172,6 +173,10 @@ std::string EncodeIntent(const Intent& intent) {
     PutAttributes(rename.old_attributes, &out);
     PutAttributes(rename.new_attributes, &out);
   }
+  if (!intent.databases.empty()) {
+    out.Number(intent.databases.size());
+    for (const std::string& name : intent.databases) out.Text(name);
+  }
   return absl::StrCat(kMagic, out.bytes());
 }
 
@@ -205,6 +210,16 @@ absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
       return absl::DataLossError("an intent lacks attributes");
     }
     intent.renames.push_back(std::move(rename));
+  }
+  if (in.ok() && !in.at_end()) {
+    const uint64_t database_count = in.Count(2);
+    if (database_count == 0) return absl::DataLossError("an intent has bytes behind its end");
+    for (uint64_t i = 0; i < database_count && in.ok(); ++i) {
+      intent.databases.push_back(in.Text());
+      if (!IsDatabaseName(intent.databases.back())) {
+        return absl::DataLossError("an intent names a database that is none");
+      }
+    }
   }
   if (!in.ok() || !in.at_end()) return absl::DataLossError("an intent is cut short");
   return intent;

@@ -48,6 +48,8 @@ struct Intent {
   // Folder of this operation in the staging folder.
   std::string staging_name;
   std::vector<PlannedRename> renames;
+  // Restored after the renames, from the dumps of the target; the replaced release holds a dump of each too.
+  std::vector<std::string> databases;
 };
 
 std::string EncodeIntent(const Intent& intent);

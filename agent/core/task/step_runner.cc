@@ -24,8 +24,9 @@ struct StepRunner::Context {
 
 namespace {
 
-HostState StateOf(TransactionPhase phase) {
-  switch (phase) {
+HostState StateOf(const OpenTransaction& open) {
+  if (open.is_torn) return HostState::kCommitted;  // something of the new state may be there
+  switch (open.phase) {
     case TransactionPhase::kNone:
       return HostState::kUntouched;
     case TransactionPhase::kPrepared:
@@ -82,7 +83,7 @@ TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const
   }
   if (result.state == HostState::kUnspecified) {
     const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
-    result.state = open.ok() && open->operation_id == task.operation_id ? StateOf(open->phase) : HostState::kUntouched;
+    result.state = open.ok() && open->operation_id == task.operation_id ? StateOf(*open) : HostState::kUntouched;
   }
   return result;
 }
@@ -382,10 +383,16 @@ void StepRunner::Commit(const Task& task, Context* context) {
     const absl::StatusOr<EngineTimes> swapped = ports_.engine->Commit(task.operation_id);
     result->times.swap = ports_.clock->Monotonic() - begin;
     if (!swapped.ok()) {
+      const absl::StatusOr<OpenTransaction> now = ports_.engine->GetOpenTransaction();
+      if (now.ok() && now->is_torn) {
+        // A revert is what it takes, or recovery: whatever ran now would run on two halves.
+        result->status = Annotate(swapped.status(), "the service is left stopped");
+        result->state = HostState::kCommitted;
+        return;
+      }
       const absl::Status started = StartService(context);
       result->status = Annotate(swapped.status(), started.ok() ? "the old state was started again"
                                                                : "the old state could not be started again");
-      const absl::StatusOr<OpenTransaction> now = ports_.engine->GetOpenTransaction();
       result->state =
           now.ok() && now->phase == TransactionPhase::kPrepared ? HostState::kPrepared : HostState::kUntouched;
       return;
@@ -455,7 +462,7 @@ void StepRunner::Revert(const Task& task, const RevertStep& step, Context* conte
     Verify(step.verify, context);
     return;
   }
-  if (open->phase == TransactionPhase::kPrepared) {
+  if (open->phase == TransactionPhase::kPrepared && !open->is_torn) {
     result->status = ports_.engine->Undo(task.operation_id);
     if (result->status.ok()) result->state = HostState::kUntouched;
     return;

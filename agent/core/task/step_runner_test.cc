@@ -1,0 +1,123 @@
+#include "agent/core/task/step_runner.h"
+
+#include <atomic>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "agent/core/ports/fake_database_hooks.h"
+#include "agent/core/ports/fake_supervisor.h"
+#include "common/durable_file.h"
+#include "common/test_util.h"
+
+namespace rb::agent {
+namespace {
+
+using testing::FailsWith;
+using ::testing::HasSubstr;
+using testing::TemporaryFolder;
+
+// A service with one file and one database, on the real engine.
+class StepRunnerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ServiceTree tree;
+    tree.service = "bot";
+    tree.tree = folder_ / "tree";
+    std::filesystem::create_directory(tree.tree);
+    Serve("one");
+    Engine::Options options;
+    options.state_folder = folder_ / "state";
+    options.clock = &clock_;
+    options.database_hooks = &hooks_;
+    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(options, tree);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+    RB_ASSERT_OK(supervisor_.Start(absl::ZeroDuration()));
+    ServicePorts ports;
+    ports.service = "bot";
+    ports.engine = engine_.get();
+    ports.supervisor = &supervisor_;
+    ports.clock = &clock_;
+    runner_ = std::make_unique<StepRunner>(std::move(ports));
+  }
+  void Serve(const std::string& what) {
+    RB_ASSERT_OK(WriteFileDurably(folder_ / "tree/code", what, 0644));
+    hooks_.databases["main"] = what;
+  }
+  template <typename Step>
+  TaskResult Run(Step step) {
+    Task task;
+    task.operation_id = "op";
+    task.service = "bot";
+    task.step = std::move(step);
+    return runner_->Run(
+        task, [](Stage, const std::string&) {}, cancelled_);
+  }
+  bool Runs() { return supervisor_.GetState()->activity == UnitState::Activity::kActive; }
+  // A rollback to "one" with its data, from "two", up to its commit.
+  void PrepareWithData() {
+    const TaskResult backup = Run(BackupStep());
+    RB_ASSERT_OK(backup.status);
+    Serve("two");
+    PrepareStep prepare;
+    prepare.release_name = backup.release.name;
+    prepare.components.data = true;
+    RB_ASSERT_OK(Run(prepare).status);
+  }
+
+  TemporaryFolder folder_;
+  FakeClock clock_{absl::FromUnixSeconds(1795000000)};
+  FakeDatabaseHooks hooks_;
+  FakeSupervisor supervisor_;
+  std::atomic<bool> cancelled_{false};
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<StepRunner> runner_;
+};
+
+TEST_F(StepRunnerTest, DatabasesAreRestoredWhileTheServiceIsStopped) {
+  PrepareWithData();
+  bool ran = true;
+  hooks_.OnCall([&](const std::string&) { ran = Runs(); });
+  const TaskResult committed = Run(CommitStep());
+  RB_ASSERT_OK(committed.status);
+  EXPECT_FALSE(ran);
+  EXPECT_TRUE(Runs());
+  EXPECT_EQ(hooks_.databases["main"], "one");
+  ran = true;
+  RB_ASSERT_OK(Run(RevertStep()).status);
+  EXPECT_FALSE(ran);
+  EXPECT_TRUE(Runs());
+  EXPECT_EQ(hooks_.databases["main"], "two");
+}
+
+TEST_F(StepRunnerTest, AServiceIsNotStartedOnWhatCouldNotBeTakenBackUntilItIs) {
+  PrepareWithData();
+  hooks_.Fail("restore main", absl::InternalError("the server is down"));
+  const TaskResult committed = Run(CommitStep());
+  EXPECT_THAT(committed.status, FailsWith(absl::StatusCode::kInternal, "the service is left stopped"));
+  EXPECT_THAT(std::string(committed.status.message()), HasSubstr("rb-agent local recover bot"));
+  EXPECT_EQ(committed.state, HostState::kCommitted) << "so that it is reverted";
+  EXPECT_FALSE(Runs());
+  const TaskResult failed = Run(RevertStep());
+  EXPECT_THAT(failed.status, FailsWith(absl::StatusCode::kInternal, "the server is down"));
+  EXPECT_EQ(failed.state, HostState::kCommitted);
+  EXPECT_FALSE(Runs());
+  hooks_.Fail("restore main", absl::OkStatus());
+  const TaskResult reverted = Run(RevertStep());
+  RB_ASSERT_OK(reverted.status);
+  EXPECT_EQ(reverted.state, HostState::kReverted);
+  EXPECT_TRUE(Runs());
+  EXPECT_EQ(hooks_.databases["main"], "two");
+}
+
+TEST_F(StepRunnerTest, AFailedDumpIsNoBackup) {
+  hooks_.Fail("dump main", absl::InternalError("database main: connection refused"));
+  EXPECT_THAT(Run(BackupStep()).status,
+              FailsWith(absl::StatusCode::kInternal,
+                        "the backup was not taken; nothing was changed: database main: connection refused"));
+}
+
+}  // namespace
+}  // namespace rb::agent
