@@ -68,6 +68,8 @@ TEST(Text, TruncatesAtACharacterAndEscapesWhatATerminalMustNotSee) {
   EXPECT_EQ(Printable("ok é \x1b[31m\xff"), "ok é \\x1b[31m\\xff");
   EXPECT_EQ(FormatBytes(1536), "1.5 KiB");
   EXPECT_EQ(FormatSeconds(absl::Seconds(185)), "3m 05s");
+  EXPECT_EQ(FormatSeconds(absl::Hours(5) + absl::Minutes(3)), "5h 03m");
+  EXPECT_EQ(FormatSeconds(absl::Hours(75)), "3 days");
 }
 
 TEST(NearestSpelling, FindsWhatWasMeantAndNothingElse) {

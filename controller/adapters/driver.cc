@@ -204,6 +204,8 @@ absl::StatusOr<PlanningHistory> Driver::HistoryFor(const Scope& scope) {
         if (!host.replaced_release().empty()) releases[host.host()] = host.replaced_release();
       }
       history.undo_releases = std::move(releases);
+      RB_ASSIGN_OR_RETURN(const OperationSpec undone, FromWire(operation.spec()));
+      history.undo_components = undone.components;
     }
   }
   return history;
@@ -224,6 +226,7 @@ void Driver::MakePlanFor(const OperationSpec& spec, bool only_plan, std::functio
     inspecting.scope.refusal.message = absl::StrCat(history.status().message(), ". Nothing was changed");
   } else {
     inspecting.history = *std::move(history);
+    NarrowToUndone(inspecting.history, &inspecting.scope);
   }
   // Whoever holds the lock is at work on these hosts: they are not to be disturbed by looking.
   const bool look = !inspecting.scope.refusal.refused() && inspecting.history.lock_holder.empty();

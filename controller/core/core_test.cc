@@ -137,6 +137,24 @@ TEST(Scope, RefusesWithTheNearestSpellingAndChangesNothing) {
   EXPECT_THAT(ResolveScope(spec, fleet).hosts, ElementsAre("prod-2"));
 }
 
+TEST(Scope, AnUndoIsAboutWhatItsOperationWasAbout) {
+  Scope scope;
+  scope.spec.kind = OperationKind::kUndo;
+  scope.hosts = {"prod-1", "prod-2", "prod-3"};
+  PlanningHistory history;
+  NarrowToUndone(history, &scope);
+  EXPECT_EQ(scope.hosts.size(), 3u) << "an unknown operation narrows nothing";
+  history.undo_releases = {{"prod-2", "bot/a"}, {"prod-3", "bot/b"}};
+  history.undo_components = {Component::kCode, Component::kConfig, Component::kData};
+  Scope named = scope;
+  named.spec.hosts = named.hosts = {"prod-1"};
+  NarrowToUndone(history, &named);
+  EXPECT_EQ(named.hosts, std::vector<std::string>{"prod-1"}) << "which the plan then refuses";
+  NarrowToUndone(history, &scope);
+  EXPECT_EQ(scope.hosts, (std::vector<std::string>{"prod-2", "prod-3"}));
+  EXPECT_EQ(scope.spec.components, history.undo_components);
+}
+
 TEST(Plan, AProvedBackupThenGitThenABackupThatIsNotProved) {
   const Fleet fleet = TestFleet();
   const Scope scope = ResolveScope(Rollback(), fleet);

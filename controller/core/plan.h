@@ -67,6 +67,13 @@ struct Release {
   std::string reason;
 };
 
+struct TableRows {
+  std::string database;
+  std::string table;
+  uint64_t now = 0;
+  uint64_t then = 0;
+};
+
 struct DeltaSummary {
   uint64_t files_added = 0;
   uint64_t files_changed = 0;
@@ -76,6 +83,8 @@ struct DeltaSummary {
   std::vector<std::string> sample_paths;
   std::string config_diff;
   std::vector<std::string> not_captured;
+  absl::Duration data_age;
+  std::vector<TableRows> table_rows;
 };
 
 struct Candidate {
@@ -184,8 +193,9 @@ struct PlanningHistory {
   // The commit that each environment last succeeded with for this service (for gates): environment → commits, newest
   // first, at most 100.
   std::map<std::string, std::vector<std::string>> succeeded_commits;
-  // For undo: host → release that the operation replaced; absent when the operation is not known.
+  // For undo: host → release that the operation replaced; absent when the operation is not known. And its components.
   std::optional<std::map<std::string, std::string>> undo_releases;
+  std::vector<Component> undo_components;
 };
 
 // Checks the request against the fleet file alone, fills in what may be left out (the only service), and gives the
@@ -197,6 +207,8 @@ struct Scope {
   Refusal refusal;
 };
 Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet);
+// An undo is about what its operation was about: its hosts (unless some are named), and its components.
+void NarrowToUndone(const PlanningHistory& history, Scope* scope);
 
 // The whole plan; plan.refusal says why it would not be carried out. `inspections` has an entry for each host in scope.
 // All hosts must come to the same commit (or, where commits are not known, the same release standing): otherwise

@@ -118,6 +118,17 @@ Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
   return scope;
 }
 
+void NarrowToUndone(const PlanningHistory& history, Scope* scope) {
+  if (scope->spec.kind != OperationKind::kUndo || !history.undo_releases.has_value()) return;
+  scope->spec.components = history.undo_components;
+  if (!scope->spec.hosts.empty() || history.undo_releases->empty()) return;
+  std::vector<std::string> hosts;
+  for (const std::string& host : scope->hosts) {
+    if (history.undo_releases->contains(host)) hosts.push_back(host);
+  }
+  if (!hosts.empty()) scope->hosts = std::move(hosts);
+}
+
 std::vector<uint32_t> AssignWaves(size_t host_count, const WaveSize& size) {
   size_t each = size.count != 0 ? size.count : (host_count * size.percent + 99) / 100;
   if (each == 0) each = 1;

@@ -74,10 +74,22 @@ Json ReleaseJson(const v1::Release& release) {
 }
 
 Json DeltaJson(const v1::DeltaSummary& delta) {
-  return {{"files_added", delta.files_added()},       {"files_changed", delta.files_changed()},
-          {"files_removed", delta.files_removed()},   {"other_changes", delta.other_changes()},
-          {"bytes_to_stage", delta.bytes_to_stage()}, {"sample_paths", List(delta.sample_paths())},
-          {"config_diff", delta.config_diff()},       {"not_captured", List(delta.not_captured())}};
+  Json tables = Json::array();
+  for (const v1::TableRows& rows : delta.table_rows()) {
+    tables.push_back(
+        {{"database", rows.database()}, {"table", rows.table()}, {"now", rows.now()}, {"then", rows.then()}});
+  }
+  return {{"files_added", delta.files_added()},
+          {"files_changed", delta.files_changed()},
+          {"files_removed", delta.files_removed()},
+          {"other_changes", delta.other_changes()},
+          {"bytes_to_stage", delta.bytes_to_stage()},
+          {"sample_paths", List(delta.sample_paths())},
+          {"config_diff", delta.config_diff()},
+          {"not_captured", List(delta.not_captured())},
+          {"table_rows", tables},
+          {"data_age_seconds",
+           delta.has_data_age() ? Json(absl::ToDoubleSeconds(ToDuration(delta.data_age()))) : Json(nullptr)}};
 }
 
 Json RefusalJson(const v1::Refusal& refusal) {

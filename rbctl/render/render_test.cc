@@ -171,6 +171,12 @@ TEST(RenderTest, TheRest) {
   planned->mutable_delta()->set_files_changed(2);
   planned->mutable_delta()->add_sample_paths("config-prod.json");
   planned->mutable_delta()->set_config_diff("-a\n+b\n");
+  planned->mutable_delta()->mutable_data_age()->set_seconds(2240);
+  v1::TableRows* rows = planned->mutable_delta()->add_table_rows();
+  rows->set_database("data/bot.db");
+  rows->set_table("users");
+  rows->set_now(120);
+  rows->set_then(100);
   plan.add_notes("prod-1: not proved yet");
   plan.set_wave_count(1);
   ExpectGolden("plan.txt", RenderPlan(plan, {}));

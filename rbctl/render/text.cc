@@ -241,6 +241,14 @@ std::string RenderPlan(const v1::Plan& plan, const Style& style) {
     if (!host.delta().config_diff().empty()) {
       absl::StrAppend(&text, "  ", Lines(host.delta().config_diff(), "  "), "\n");
     }
+    if (host.delta().has_data_age()) {
+      absl::StrAppend(&text, "  the data goes back ", FormatSeconds(ToDuration(host.delta().data_age())),
+                      ": what was written since is lost to the service (and kept in a release, for rbctl undo)\n");
+    }
+    for (const v1::TableRows& rows : host.delta().table_rows()) {
+      absl::StrAppend(&text, "  ", Text(rows.database()), " ", Text(rows.table()), ": ", rows.now(), " rows now, ",
+                      rows.then(), " then\n");
+    }
     for (const std::string& path : host.delta().not_captured()) {
       absl::StrAppend(&text, "  not kept by a release: ", Text(path), "\n");
     }

@@ -108,6 +108,8 @@ absl::Status MakeSecondTree(const std::string& tree) {
   return absl::OkStatus();
 }
 
+const std::string kLastData(6000, 'e');  // NOLINT(cert-err58-cpp)
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> RollbackScenario::OpenEngine(const std::string& root) {
@@ -145,8 +147,12 @@ absl::Status RollbackScenario::Run(const std::string& root,
   RB_RETURN_IF_ERROR(engine->Capture({}).status());
   acknowledge("backed-up");
   target.release_name = prepared.replaced.name;
-  RB_RETURN_IF_ERROR(engine->Prepare("op-2", target, Components{}, "undo").status());
+  Components with_data;
+  with_data.data = true;
+  RB_RETURN_IF_ERROR(engine->Prepare("op-2", target, with_data, "undo").status());
   acknowledge("prepared-2");
+  // The service goes on until it is stopped.
+  RB_RETURN_IF_ERROR(Put(root + "/tree/data/more", kLastData));
   RB_RETURN_IF_ERROR(engine->Commit("op-2").status());
   acknowledge("committed-2");
   RB_RETURN_IF_ERROR(engine->Undo("op-2"));
@@ -170,6 +176,10 @@ std::string RollbackScenario::CheckTree(const std::string& root, const std::stri
   }
   const absl::StatusOr<std::string> data = ReadFile(root + "/tree/data/state");
   if (!data.ok() || *data != "keep me") return "data was touched";
+  if (last == "undone-2" || last == "pruned") {
+    const absl::StatusOr<std::string> more = ReadFile(root + "/tree/data/more");
+    if (!more.ok() || *more != kLastData) return "the last data did not come back";
+  }
   return "";
 }
 

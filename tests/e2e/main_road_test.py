@@ -195,6 +195,45 @@ class MainRoad(unittest.TestCase):
         self.assertEqual(count, len(fleet.rbctl_json("history", "test")["operations"]))
 
 
+    def test_data_goes_back_only_when_asked_and_the_plan_says_what_is_lost(self):
+        fleet = self.fleet
+        fleet.deploy("test", "v1.0.0")
+        databases = {host: os.path.join(fleet.tree(host), "data", "bot.db") for host in ("test-1", "test-2")}
+
+        def notes(host):
+            with sqlite3.connect(databases[host], timeout=5) as db:
+                return [row[0] for row in db.execute("SELECT text FROM note ORDER BY text")]
+
+        def write(statement):
+            for path in databases.values():
+                db = sqlite3.connect(path, timeout=5)
+                with db:
+                    db.execute(statement)
+                db.close()
+
+        write("CREATE TABLE note(text)")
+        write("INSERT INTO note VALUES ('before'), ('kept')")
+        fleet.rbctl("backup", "create", "test")
+        write("DELETE FROM note WHERE text = 'kept'")
+        write("INSERT INTO note VALUES ('after 1'), ('after 2')")
+        release = {host["host"]: host["releases"][0]["name"]
+                   for host in fleet.rbctl_json("backup", "list", "test")["hosts"]}["test-1"]
+
+        self.assertNotIn("rows now", fleet.rbctl("plan", "test", "--to", "v1.0.0").out)
+        planned = fleet.rbctl("plan", "test", "--to", release, "--host", "test-1", "--with-data").out
+        self.assertIn("data/bot.db note: 3 rows now, 2 then", planned)
+        self.assertRegex(planned, "the data goes back [0-9.]+ s")
+        self.assertEqual(notes("test-1"), ["after 1", "after 2", "before"])
+
+        rolled = fleet.rbctl_json("rollback", "test", "--to", release, "--host", "test-1", "--with-data", "--reason", "x")
+        self.assertEqual(notes("test-1"), ["before", "kept"])
+        self.assertEqual(notes("test-2"), ["after 1", "after 2", "before"])
+        # What a rollback of data replaced is data too.
+        fleet.rbctl("undo", rolled["id"], "--reason", "the data was right")
+        self.assertEqual(notes("test-1"), ["after 1", "after 2", "before"])
+        self.assertTrue(fleet.is_healthy("test-1", "v1.0.0"))
+
+
 class Retention(unittest.TestCase):
     def test_the_fleet_file_says_how_many_good_releases_stay(self):
         fleet = self.enterContext(Fleet({"test": ["test-1"]}, retain=1))

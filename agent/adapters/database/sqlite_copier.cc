@@ -18,7 +18,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -261,8 +263,8 @@ absl::Status CheckNotEmpty(const std::string& path, struct stat* status) {
   return absl::OkStatus();
 }
 
-// Of a copy, that nobody else has: no locks, no files beside it.
-absl::Status CheckCopy(const std::string& path) {
+// A copy, that nobody else has: no locks, no files beside it.
+absl::StatusOr<Database> OpenCopy(const std::string& path) {
   std::string uri = "file:";
   for (const char c : path) {
     if (c == '%' || c == '?' || c == '#') {
@@ -271,8 +273,11 @@ absl::Status CheckCopy(const std::string& path) {
       uri += c;
     }
   }
-  RB_ASSIGN_OR_RETURN(const Database database,
-                      Open(uri + "?immutable=1", SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, absl::ZeroDuration()));
+  return Open(uri + "?immutable=1", SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, absl::ZeroDuration());
+}
+
+absl::Status CheckCopy(const std::string& path) {
+  RB_ASSIGN_OR_RETURN(const Database database, OpenCopy(path));
   return CheckOpen(database.get(), path);
 }
 
@@ -325,6 +330,35 @@ absl::Status SqliteCopier::Copy(const std::string& source, const std::string& de
   if (!result.ok()) unlink(destination.c_str());
   for (const char* sidecar : {"-journal", "-wal", "-shm"}) unlink((destination + sidecar).c_str());
   return result;
+}
+
+absl::StatusOr<std::map<std::string, uint64_t>> SqliteCopier::CountRows(const std::string& path) {
+  static constexpr absl::Duration kPatience = absl::Seconds(5);
+  static constexpr int kInstructionsBetweenLooks = 100000;
+  RB_ASSIGN_OR_RETURN(const Database database, OpenCopy(path));
+  absl::Duration deadline = SystemClock().Monotonic() + kPatience;
+  sqlite3_progress_handler(
+      database.get(), kInstructionsBetweenLooks,
+      [](void* until) { return SystemClock().Monotonic() > *static_cast<const absl::Duration*>(until) ? 1 : 0; },
+      &deadline);
+  std::vector<std::string> tables;
+  const int code = Query(
+      database.get(), "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+      [&](absl::string_view name) {
+        tables.emplace_back(name);
+        return true;
+      });
+  if (code != SQLITE_OK) return StatusOf(database.get(), code, path);
+  std::map<std::string, uint64_t> rows;
+  for (const std::string& table : tables) {
+    uint64_t count = 0;
+    const std::string sql = absl::StrCat("SELECT count(*) FROM \"", absl::StrReplaceAll(table, {{"\"", "\"\""}}), "\"");
+    // A virtual table may need code that we do not have.
+    const int counted =
+        Query(database.get(), sql.c_str(), [&](absl::string_view text) { return absl::SimpleAtoi(text, &count); });
+    if (counted == SQLITE_OK) rows[table] = count;
+  }
+  return rows;
 }
 
 absl::Status SqliteCopier::Check(const std::string& path_as_given) {

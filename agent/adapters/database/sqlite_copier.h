@@ -27,6 +27,7 @@ class SqliteCopier final : public DatabaseCopier {
   // An empty file is DATA_LOSS too: SQLite calls it a good database without tables. So are bytes other than zero behind
   // the last page.
   absl::Status Check(const std::string& path) override;
+  absl::StatusOr<std::map<std::string, uint64_t>> CountRows(const std::string& path) override;
 
  private:
   const absl::Duration patience_;

@@ -153,6 +153,19 @@ TEST_F(SqliteCopierTest, KeepsTheJournalModeAndLeavesNothingBeside) {
   EXPECT_EQ(OneOf(copy_, "PRAGMA journal_mode"), "wal");
 }
 
+TEST_F(SqliteCopierTest, CountsTheRowsOfEachTable) {
+  MakeDatabase(path_, "WAL");
+  sqlite3* service = OpenDatabase(path_);
+  One(service, "CREATE TABLE \"odd \"\" name\"(a)");
+  One(service, "INSERT INTO \"odd \"\" name\" VALUES (1), (2)");
+  One(service, "CREATE TABLE empty(a INTEGER PRIMARY KEY AUTOINCREMENT)");
+  sqlite3_close(service);
+  RB_ASSERT_OK(copier_.Copy(path_, copy_));
+  RB_ASSERT_OK_AND_ASSIGN(const auto rows, copier_.CountRows(copy_));
+  EXPECT_EQ(rows, (std::map<std::string, uint64_t>{{"empty", 0}, {"log", 2000}, {"odd \" name", 2}}));
+  EXPECT_THAT(FilesIn(folder_.path()), UnorderedElementsAre("bot.db", "copy.db"));
+}
+
 TEST_F(SqliteCopierTest, TakesWhatIsStillInTheWal) {
   MakeDatabase(path_, "WAL");
   sqlite3* service = OpenDatabase(path_);

@@ -91,6 +91,14 @@ v1::DeltaSummary DeltaToWire(const Delta& delta) {
   for (const std::string& path : delta.sample_paths) wire.add_sample_paths(path);
   wire.set_config_diff(delta.config_diff);
   for (const std::string& path : delta.not_captured) wire.add_not_captured(path);
+  if (delta.data_age > absl::ZeroDuration()) *wire.mutable_data_age() = ToProto(delta.data_age);
+  for (const TableRows& rows : delta.table_rows) {
+    v1::TableRows* out = wire.add_table_rows();
+    out->set_database(rows.database);
+    out->set_table(Printable(rows.table));
+    out->set_now(rows.now);
+    out->set_then(rows.then);
+  }
   return wire;
 }
 
@@ -104,6 +112,10 @@ Delta DeltaFromWire(const v1::DeltaSummary& wire) {
   delta.sample_paths.assign(wire.sample_paths().begin(), wire.sample_paths().end());
   delta.config_diff = wire.config_diff();
   delta.not_captured.assign(wire.not_captured().begin(), wire.not_captured().end());
+  delta.data_age = FromProto(wire.data_age());
+  for (const v1::TableRows& rows : wire.table_rows()) {
+    delta.table_rows.push_back({rows.database(), rows.table(), rows.now(), rows.then()});
+  }
   return delta;
 }
 

@@ -133,6 +133,7 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
     RB_RETURN_IF_ERROR(AddDatabases(target, components, manifest, &changes.delta));
     changes.delta.config_diff = ConfigDiff(changes, live, manifest);
+    RB_RETURN_IF_ERROR(AddDataLoss(target, components, live, manifest, &changes.delta));
     return std::move(changes.delta);
   }
 
@@ -264,7 +265,7 @@ class EngineImpl final : public Engine {
   absl::StatusOr<EngineTimes> Commit(const std::string& operation_id) override {
     MutexLock lock(mutex_);
     RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
-    RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+    RB_ASSIGN_OR_RETURN(Journal journal, ReadJournal());
     if (!journal.present || journal.intent.operation_id != operation_id) {
       return absl::FailedPreconditionError(
           absl::StrCat("operation ", operation_id, " is not prepared on ", tree_.service, ". Nothing was changed"));
@@ -275,6 +276,11 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(const Handles handles, OpenHandles(journal.intent));
     TransactionFolders folders(handles.tree.get(), handles.staging.get());
     if (!journal.commit_begun) {
+      RB_ASSIGN_OR_RETURN(
+          const bool noted,
+          NoteChangedData([this](absl::string_view path) { return ComponentOf(tree_, path) == Component::kData; },
+                          tree_.sqlite_paths, folders, &journal.intent));
+      if (noted) RB_RETURN_IF_ERROR(Mark(EncodeIntent(journal.intent)));
       RB_RETURN_IF_ERROR(CheckUnchanged(journal.intent, folders));
       if (!RB_PLANTED_BUG("intent-after-swap")) RB_RETURN_IF_ERROR(Mark(kCommitBegun));
       RB_FAILPOINT("engine.commit.after-begin");
@@ -599,6 +605,9 @@ class EngineImpl final : public Engine {
     RB_ASSIGN_OR_RETURN(journal.intent, DecodeIntent(records[0]));
     journal.present = true;
     for (size_t i = 1; i < records.size(); ++i) {
+      if (IsIntent(records[i])) {
+        RB_ASSIGN_OR_RETURN(journal.intent, DecodeIntent(records[i]));  // as Commit found things
+      }
       if (records[i] == kCommitBegun) journal.commit_begun = true;
       if (records[i] == kCommitDone) journal.commit_done = true;
       if (records[i] == kUndoBegun) journal.undo_begun = true;
@@ -635,6 +644,54 @@ class EngineImpl final : public Engine {
       }
     }
     return Discard(intent);
+  }
+
+  // What going back costs: time, and rows. What cannot be counted is left out.
+  absl::Status AddDataLoss(const EngineTarget& target, const Components& components, const Snapshot& live,
+                           const Manifest& manifest, Delta* delta) {
+    if (!components.data || target.release_name.empty()) return absl::OkStatus();
+    RB_ASSIGN_OR_RETURN(const Release release, files_.Load(target.release_name));
+    delta->data_age = std::max(absl::ZeroDuration(), options_.clock->Now() - release.captured_at);
+    if (options_.database_copier == nullptr) return absl::OkStatus();
+    for (const std::string& path : tree_.sqlite_paths) {
+      const Entry* now = Find(live.live, path);
+      const Entry* then = Find(manifest, path);
+      if (now == nullptr || then == nullptr || now->SameContent(*then) || then->type != EntryType::kFile) continue;
+      const std::string copy = absl::StrCat(files_.folder(), "/database-copy-", RandomHex(4));
+      std::map<std::string, std::pair<uint64_t, uint64_t>> rows;
+      if (options_.database_copier->Copy(absl::StrCat(tree_.tree, "/", path), copy).ok()) {
+        const auto counted = options_.database_copier->CountRows(copy);
+        if (counted.ok()) {
+          for (const auto& [table, count] : *counted) rows[table].first = count;
+        }
+      }
+      unlink(copy.c_str());
+      absl::StatusOr<std::map<std::string, uint64_t>> counted = absl::UnknownError("");
+      if (const absl::Status written = WriteContentTo(*then, copy); written.ok()) {
+        counted = options_.database_copier->CountRows(copy);
+      } else if (absl::IsCancelled(written)) {
+        return written;
+      }
+      unlink(copy.c_str());
+      if (!counted.ok() || rows.empty()) continue;
+      for (const auto& [table, count] : *counted) rows[table].second = count;
+      for (const auto& [table, count] : rows) {
+        if (count.first == count.second || delta->table_rows.size() == kSamplesKept) continue;
+        delta->table_rows.push_back({path, table, count.first, count.second});
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteContentTo(const Entry& entry, const std::string& path) {
+    const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("create ", path));
+    for (const Digest& chunk : entry.chunks) {
+      RB_RETURN_IF_ERROR(CheckCancelled());
+      RB_ASSIGN_OR_RETURN(const std::string content, store_->Get(chunk));
+      RB_RETURN_IF_ERROR(WriteAll(fd.get(), content, path));
+    }
+    return absl::OkStatus();
   }
 
   // ---- databases that are not files of the tree

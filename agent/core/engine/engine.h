@@ -56,6 +56,14 @@ struct EngineTarget {
   SnapshotSource* baseline = nullptr;
 };
 
+// How many rows a table of an SQLite database has now, and how many in the target; 0 where there is no such table.
+struct TableRows {
+  std::string database;  // relative to the tree
+  std::string table;
+  uint64_t now = 0;
+  uint64_t then = 0;
+};
+
 struct Delta {
   uint64_t files_added = 0;
   uint64_t files_changed = 0;
@@ -72,6 +80,11 @@ struct Delta {
   std::vector<std::string> databases;
   // Entries that a release cannot keep (sockets, devices, other filesystems), at most 20.
   std::vector<std::string> not_captured;
+
+  // With data, of a release: how long ago the data was what it goes back to. All that was written since is lost.
+  absl::Duration data_age;
+  // With data, from Compare only: tables whose number of rows changes, at most 20.
+  std::vector<TableRows> table_rows;
 
   bool empty() const { return files_added + files_changed + files_removed + other_changes == 0 && databases.empty(); }
 };

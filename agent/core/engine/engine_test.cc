@@ -82,6 +82,11 @@ class FakeCopier final : public DatabaseCopier {
     RB_ASSIGN_OR_RETURN(const std::string content, ReadFile(path));
     return absl::StrContains(content, "broken") ? absl::DataLossError("malformed") : absl::OkStatus();
   }
+  // A byte is a row.
+  absl::StatusOr<std::map<std::string, uint64_t>> CountRows(const std::string& path) override {
+    RB_ASSIGN_OR_RETURN(const std::string content, ReadFile(path));
+    return std::map<std::string, uint64_t>{{"bytes", content.size()}, {"same", 7}};
+  }
 };
 
 class FakeSnapshot final : public SnapshotSource {
@@ -418,6 +423,26 @@ TEST_F(EngineTest, DamageOfOneOfTwoCopiesIsHealedFromTheOther) {
   EXPECT_THAT(again.healed, IsEmpty());
 }
 
+TEST_F(EngineTest, APlanForDataSaysWhatIsLost) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  clock_.Advance(absl::Minutes(37));
+  Put(At("data/bot.db"), "database one and 8 more");
+  EngineTarget target;
+  target.release_name = release.name;
+  RB_ASSERT_OK_AND_ASSIGN(const Delta without, engine_->Compare(target, Components{}));
+  EXPECT_EQ(without.data_age, absl::ZeroDuration());
+  Components all;
+  all.data = true;
+  RB_ASSERT_OK_AND_ASSIGN(const Delta with, engine_->Compare(target, all));
+  EXPECT_EQ(with.data_age, absl::Minutes(37));
+  ASSERT_EQ(with.table_rows.size(), 1u);
+  EXPECT_EQ(with.table_rows[0].database, "data/bot.db");
+  EXPECT_EQ(with.table_rows[0].table, "bytes");
+  EXPECT_EQ(with.table_rows[0].now, 23u);
+  EXPECT_EQ(with.table_rows[0].then, 12u);
+}
+
 TEST_F(EngineTest, DatabaseJournalsGoWithTheDatabaseAndComeBackWithIt) {
   MakeFirst();
   RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
@@ -437,6 +462,40 @@ TEST_F(EngineTest, DatabaseJournalsGoWithTheDatabaseAndComeBackWithIt) {
   EXPECT_EQ(Describe(tree_.tree), second);
 }
 
+TEST_F(EngineTest, DataThatChangedUntilTheServiceStoppedIsReplacedAllTheSame) {
+  MakeFirst();
+  Put(At("data/upload"), "old upload");
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  const auto first = Describe(tree_.tree);
+  Put(At("data/bot.db"), "database two");
+  Put(At("data/bot.db-shm"), "gone with a clean stop");
+  Put(At("data/upload"), "new upload");
+  EngineTarget target;
+  target.release_name = release.name;
+  Components all;
+  all.data = true;
+  RB_ASSERT_OK(engine_->Prepare("op", target, all, ""));
+  // The service was running, and is stopped now.
+  Put(At("data/bot.db"), "database two, and one more commit");
+  std::filesystem::remove(At("data/bot.db-shm"));
+  Put(At("data/bot.db-wal"), "left by a service that was killed");
+  std::filesystem::remove(At("data/upload"));
+  const auto stopped = Describe(tree_.tree);
+  RB_ASSERT_OK(engine_->Commit("op"));
+  EXPECT_EQ(Describe(tree_.tree), first);
+  Open();  // what Commit found is in the journal
+  RB_ASSERT_OK(engine_->Recover());
+  RB_ASSERT_OK(engine_->Undo("op"));
+  auto now = Describe(tree_.tree);
+  now["data"] = stopped.at("data");  // its time is that of before the last changes
+  EXPECT_EQ(now, stopped);
+  // Code that somebody changes meanwhile is another matter.
+  Put(At("lib/bot.py"), "v2");
+  RB_ASSERT_OK(engine_->Prepare("op-2", target, all, ""));
+  Put(At("lib/bot.py"), "by hand");
+  EXPECT_THAT(engine_->Commit("op-2"), FailsWith(absl::StatusCode::kAborted, "lib/bot.py"));
+}
+
 // Prunes through another engine on the same store when it is asked to copy.
 class PruningCopier final : public DatabaseCopier {
  public:
@@ -447,6 +506,9 @@ class PruningCopier final : public DatabaseCopier {
     return WriteFileDurably(destination, content);
   }
   absl::Status Check(const std::string&) override { return absl::OkStatus(); }
+  absl::StatusOr<std::map<std::string, uint64_t>> CountRows(const std::string&) override {
+    return std::map<std::string, uint64_t>();
+  }
   const absl::Status& pruned() const { return pruned_; }
 
  private:

@@ -180,8 +180,10 @@ std::string EncodeIntent(const Intent& intent) {
   return absl::StrCat(kMagic, out.bytes());
 }
 
+bool IsIntent(absl::string_view record) { return record.substr(0, kMagic.size()) == kMagic; }
+
 absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
-  if (bytes.substr(0, kMagic.size()) != kMagic) return absl::DataLossError("these bytes are not an intent");
+  if (!IsIntent(bytes)) return absl::DataLossError("these bytes are not an intent");
   Decoder in(bytes.substr(kMagic.size()));
   Intent intent;
   for (std::string* text :
@@ -223,6 +225,61 @@ absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes) {
   }
   if (!in.ok() || !in.at_end()) return absl::DataLossError("an intent is cut short");
   return intent;
+}
+
+absl::StatusOr<bool> NoteChangedData(absl::FunctionRef<bool(absl::string_view path)> is_data,
+                                     const std::vector<std::string>& databases, TransactionFolders& folders,
+                                     Intent* intent) {
+  bool changed = false;
+  const auto look = [&](const std::string& path, struct stat* now) -> absl::StatusOr<bool> {
+    const absl::StatusOr<int> parent = folders.OpenBeneath(ParentPath(path));
+    if (absl::IsNotFound(parent.status())) return false;
+    RB_RETURN_IF_ERROR(parent.status());
+    return fstatat(*parent, std::string(BaseName(path)).c_str(), now, AT_SYMLINK_NOFOLLOW) == 0;
+  };
+  std::set<std::string> planned;
+  std::vector<PlannedRename> renames;
+  for (PlannedRename rename : intent->renames) {
+    planned.insert(rename.path);
+    if (rename.kind != Change::Kind::kAttributes && !rename.old_attributes && !rename.new_attributes &&
+        is_data(rename.path)) {
+      struct stat now {};
+      RB_ASSIGN_OR_RETURN(const bool exists, look(rename.path, &now));
+      const uint64_t inode = exists ? now.st_ino : 0;
+      const int64_t ctime_ns = exists ? now.st_ctim.tv_sec * 1000000000 + now.st_ctim.tv_nsec : 0;
+      // What is no file any more is for CheckUnchanged to refuse.
+      if ((!exists || S_ISREG(now.st_mode)) && (inode != rename.old_inode || ctime_ns != rename.old_ctime_ns)) {
+        changed = true;
+        rename.old_inode = inode;
+        rename.old_ctime_ns = ctime_ns;
+        if (rename.kind == Change::Kind::kRemove && !exists) continue;  // gone by itself
+        if (rename.kind != Change::Kind::kRemove) {
+          rename.kind = exists ? Change::Kind::kExchange : Change::Kind::kAdd;
+        }
+      }
+    }
+    renames.push_back(std::move(rename));
+  }
+  for (const std::string& database : databases) {
+    if (!planned.contains(database)) continue;
+    for (const char* suffix : {"-wal", "-shm", "-journal"}) {
+      const std::string path = database + suffix;
+      struct stat now {};
+      if (planned.contains(path)) continue;
+      RB_ASSIGN_OR_RETURN(const bool exists, look(path, &now));
+      if (!exists) continue;
+      changed = true;
+      PlannedRename rename;
+      rename.kind = Change::Kind::kRemove;
+      rename.path = path;
+      rename.staged_name = absl::StrCat("e", renames.size(), suffix);
+      rename.old_inode = now.st_ino;
+      rename.old_ctime_ns = now.st_ctim.tv_sec * 1000000000 + now.st_ctim.tv_nsec;
+      renames.push_back(std::move(rename));
+    }
+  }
+  intent->renames = std::move(renames);
+  return changed;
 }
 
 absl::Status CheckUnchanged(const Intent& intent, TransactionFolders& folders) {

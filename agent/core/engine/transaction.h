@@ -1,8 +1,8 @@
 // The durable record of one tree transaction, and its renames. One at a time for each service.
 //
-// Journal: INTENT, then COMMIT_BEGUN, COMMIT_DONE, UNDO_BEGUN as they happen; the file goes when all is over. Every
-// rename can be told done from not done by looking at inodes, so both directions can be repeated after a crash at any
-// point.
+// Journal: INTENT (again when data was found changed), then COMMIT_BEGUN, COMMIT_DONE, UNDO_BEGUN as they happen; the
+// file goes when all is over. Every rename can be told done from not done by looking at inodes, so both directions can
+// be repeated after a crash at any point.
 #ifndef RB_AGENT_CORE_ENGINE_TRANSACTION_H_
 #define RB_AGENT_CORE_ENGINE_TRANSACTION_H_
 
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -53,6 +54,7 @@ struct Intent {
 };
 
 std::string EncodeIntent(const Intent& intent);
+bool IsIntent(absl::string_view record);
 // DATA_LOSS. Total.
 absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes);
 
@@ -76,6 +78,12 @@ class TransactionFolders {
   absl::flat_hash_map<std::string, UniqueFd> open_;
 };
 
+// Data goes on changing until the service is stopped, and a database's journal files come and go with it. Takes over
+// what is there now for the data files that are going to be replaced, and adds the journal files of `databases` that
+// have appeared. True when the intent has changed: it has to be recorded anew before anything is moved.
+absl::StatusOr<bool> NoteChangedData(absl::FunctionRef<bool(absl::string_view path)> is_data,
+                                     const std::vector<std::string>& databases, TransactionFolders& folders,
+                                     Intent* intent);
 // ABORTED, naming the path, when what is to change is no longer what it was when the intent was made.
 absl::Status CheckUnchanged(const Intent& intent, TransactionFolders& folders);
 // All renames, then the folders' attributes, then a flush of every touched folder. Done ones are passed over.
