@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <malloc.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
@@ -59,6 +60,7 @@ constexpr size_t kLeastReadBytes = 16 << 10;
 constexpr uint64_t kSpareBytes = 16 << 20;
 // From this many staged files on, one syncfs costs less than a flush of each.
 constexpr size_t kManyFiles = 64;
+constexpr size_t kManyEntries = 100000;
 constexpr size_t kConfigDiffBytes = 16 << 10;
 constexpr size_t kFindingsKept = 20;
 constexpr size_t kSamplesKept = 20;
@@ -873,6 +875,8 @@ class EngineImpl final : public Engine {
     Snapshot snapshot;
     const int64_t walk_began_ns = absl::ToUnixNanos(absl::Now());
     RB_ASSIGN_OR_RETURN(snapshot.live, WalkTree(root.get(), tree_, with_sidecars));
+    // The threads that walked leave a good part of their memory behind, in arenas that nobody uses again.
+    if (snapshot.live.entries.size() > kManyEntries) malloc_trim(0);
     snapshot.times.walk = options_.clock->Monotonic() - begin;
 
     std::thread second;
@@ -890,7 +894,7 @@ class EngineImpl final : public Engine {
     std::vector<size_t> to_read;
     std::vector<size_t> databases;
     uint64_t known_count = 0;
-    StatCacheReader cache = files_.LoadStatCache();
+    StatCacheReader cache = files_.ReadStatCache();
     const CachedContent* cached = cache.Next();
     for (size_t i = 0; i < snapshot.live.entries.size(); ++i) {
       LiveEntry& live = snapshot.live.entries[i];
@@ -920,6 +924,8 @@ class EngineImpl final : public Engine {
       } else {
         to_read.push_back(i);
       }
+    }
+    while (cache.Next() != nullptr) {  // what is left is gone
     }
     snapshot.cache_is_stale = known_count != cache.count();
     const absl::Duration read_begin = options_.clock->Monotonic();
@@ -951,7 +957,7 @@ class EngineImpl final : public Engine {
     if (snapshot->writer != nullptr) RB_RETURN_IF_ERROR(snapshot->writer->Finish());
     snapshot->writer.reset();
     if (!snapshot->cache_is_stale) return absl::OkStatus();
-    StatCacheWriter cache;
+    StatCacheWriter cache = files_.WriteStatCache();
     CachedContent content;
     for (const LiveEntry& live : snapshot->live.entries) {
       if (!live.is_settled) continue;
@@ -968,12 +974,12 @@ class EngineImpl final : public Engine {
         content.log_mtime_ns = facts->second.log_mtime_ns;
         content.log_size = facts->second.log_size;
       }
-      content.xattrs = live.entry.attributes.xattrs;
+      content.xattrs = *live.entry.attributes.xattrs;
       content.chunks = live.entry.chunks;
-      cache.Add(content);
+      RB_RETURN_IF_ERROR(cache.Add(content));
     }
     snapshot->cache_is_stale = false;
-    return files_.SaveStatCache(cache.Take());
+    return cache.Finish();
   }
 
   static std::pair<int64_t, uint64_t> DatabaseLog(int root, const std::string& path) {
@@ -1263,7 +1269,9 @@ class EngineImpl final : public Engine {
       if (source.type == SnapshotSource::Entry::Type::kSymlink) {
         entry.type = EntryType::kSymlink;
         entry.attributes.mode = 0777;
-        RB_RETURN_IF_ERROR(target.snapshot->Read(source.content_id, &entry.link_target));
+        std::string link_target;
+        RB_RETURN_IF_ERROR(target.snapshot->Read(source.content_id, &link_target));
+        entry.link_target = std::move(link_target);
       } else {
         entry.attributes.mode = source.type == SnapshotSource::Entry::Type::kExecutable ? 0755 : 0644;
         RB_RETURN_IF_ERROR(ImportContent(target.snapshot, source, writer.get(), &ids, &entry));
@@ -1535,7 +1543,7 @@ class EngineImpl final : public Engine {
     }
     if (entry.type == EntryType::kSymlink) {
       RB_RETURN_IF_ERROR(CheckFault("symlink", shown));
-      if (symlinkat(entry.link_target.c_str(), parent, place.name.c_str()) != 0) {
+      if (symlinkat(entry.link_target->c_str(), parent, place.name.c_str()) != 0) {
         return ErrnoStatus(errno, absl::StrCat("make link ", shown));
       }
       return ApplyAttributes(parent, place.name, entry.type, entry.attributes, shown);
@@ -1606,7 +1614,7 @@ class EngineImpl final : public Engine {
                                                             std::string* found_in) {
     static constexpr size_t kMostCandidates = 256;
     std::vector<std::string> candidates = {entry.path};
-    StatCacheReader cache = files_.LoadStatCache();
+    StatCacheReader cache = files_.ReadStatCache();
     for (const CachedContent* cached = cache.Next(); cached != nullptr; cached = cache.Next()) {
       const ChunkList& chunks = cached->chunks;
       if (std::find(chunks.begin(), chunks.end(), chunk) != chunks.end()) candidates.push_back(cached->path);
@@ -1747,6 +1755,8 @@ class EngineImpl final : public Engine {
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Options options, ServiceTree tree) {
   static constexpr absl::string_view kFormat = "1\n";
   if (!IsValidName(tree.service)) return absl::InvalidArgumentError(absl::StrCat("bad service name ", tree.service));
+  // Large buffers go back to the system once they are freed: an agent is at rest nearly all the time.
+  mallopt(M_MMAP_THRESHOLD, 4 << 20);
   RB_RETURN_IF_ERROR(MakeFolders(options.state_folder));
   const std::string format_path = absl::StrCat(options.state_folder, "/format");
   const absl::StatusOr<std::string> format = ReadFile(format_path, 64);

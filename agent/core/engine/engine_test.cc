@@ -49,8 +49,8 @@ std::map<std::string, std::string> Describe(const std::string& tree) {
     std::string text =
         absl::StrCat(static_cast<int>(entry.entry.type), " ", entry.entry.attributes.mode, " ",
                      entry.entry.attributes.uid, ":", entry.entry.attributes.gid, " ", entry.entry.attributes.mtime_ns,
-                     " ", entry.entry.size, " ", entry.entry.link_target, " group ", entry.entry.hard_link_group);
-    for (const auto& [name, value] : entry.entry.attributes.xattrs) absl::StrAppend(&text, " ", name, "=", value);
+                     " ", entry.entry.size, " ", *entry.entry.link_target, " group ", entry.entry.hard_link_group);
+    for (const auto& [name, value] : *entry.entry.attributes.xattrs) absl::StrAppend(&text, " ", name, "=", value);
     if (entry.entry.type == EntryType::kFile) {
       const absl::StatusOr<Place> place = LocateBeneath(root.get(), entry.entry.path);
       const UniqueFd fd(openat(place->parent.get(), place->name.c_str(), O_RDONLY));
@@ -761,7 +761,7 @@ TEST(Manifest, WhatTheKernelWouldReadOtherwiseIsRefused) {
   EXPECT_THAT(decode([](Entry* entry) { entry->link_target = std::string("a\0b", 3); }),
               FailsWith(absl::StatusCode::kDataLoss, ""));
   EXPECT_THAT(decode([](Entry* entry) {
-                entry->attributes.xattrs = {{std::string("user.a\0b", 8), ""}};
+                entry->attributes.xattrs = Xattrs{{std::string("user.a\0b", 8), ""}};
               }),
               FailsWith(absl::StatusCode::kDataLoss, ""));
   // An owner of more than 32 bits is not cut down to another one.

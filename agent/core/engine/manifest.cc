@@ -59,6 +59,13 @@ absl::string_view BaseName(absl::string_view path) {
   return slash == absl::string_view::npos ? path : path.substr(slash + 1);
 }
 
+size_t SharedPrefix(absl::string_view a, absl::string_view b) {
+  const size_t limit = std::min(a.size(), b.size());
+  size_t shared = 0;
+  while (shared < limit && a[shared] == b[shared]) ++shared;
+  return shared;
+}
+
 ManifestEncoder::ManifestEncoder(size_t entry_count) {
   static constexpr size_t kUsualEntryBytes = 100;
   out_.Reserve(entry_count * kUsualEntryBytes);
@@ -67,8 +74,7 @@ ManifestEncoder::ManifestEncoder(size_t entry_count) {
 }
 
 void ManifestEncoder::Add(const Entry& entry) {
-  size_t shared = 0;
-  while (shared < previous_.size() && shared < entry.path.size() && previous_[shared] == entry.path[shared]) ++shared;
+  const size_t shared = SharedPrefix(previous_, entry.path);
   out_.Number(shared);
   out_.Text(absl::string_view(entry.path).substr(shared));
   previous_ = entry.path;
@@ -77,11 +83,11 @@ void ManifestEncoder::Add(const Entry& entry) {
   out_.Number(entry.attributes.uid);
   out_.Number(entry.attributes.gid);
   out_.Signed(entry.attributes.mtime_ns);
-  PutXattrs(entry.attributes.xattrs, &out_);
+  PutXattrs(*entry.attributes.xattrs, &out_);
   out_.Number(entry.size);
   out_.Number(entry.sparse ? 1 : 0);
   out_.Number(entry.hard_link_group);
-  out_.Text(entry.link_target);
+  out_.Text(*entry.link_target);
   PutChunks(entry.chunks, &out_);
 }
 
@@ -102,7 +108,7 @@ std::string EncodeManifest(const Manifest& manifest) {
   return out.Take();
 }
 
-void PutXattrs(const std::vector<std::pair<std::string, std::string>>& xattrs, Encoder* out) {
+void PutXattrs(const Xattrs& xattrs, Encoder* out) {
   out->Number(xattrs.size());
   for (const auto& [name, value] : xattrs) {
     out->Text(name);
@@ -110,14 +116,15 @@ void PutXattrs(const std::vector<std::pair<std::string, std::string>>& xattrs, E
   }
 }
 
-void TakeXattrs(Decoder* in, std::vector<std::pair<std::string, std::string>>* xattrs) {
-  xattrs->clear();
+Xattrs TakeXattrs(Decoder* in) {
+  Xattrs xattrs;
   const uint64_t count = in->Count(2);
   for (uint64_t i = 0; i < count && in->ok(); ++i) {
     std::string name = in->TextWithoutNul();
     std::string value = in->Text();
-    xattrs->emplace_back(std::move(name), std::move(value));
+    xattrs.emplace_back(std::move(name), std::move(value));
   }
+  return xattrs;
 }
 
 void PutChunks(const ChunkList& chunks, Encoder* out) {
@@ -155,7 +162,7 @@ absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes) {
     entry.attributes.uid = in.Number32();
     entry.attributes.gid = in.Number32();
     entry.attributes.mtime_ns = in.Signed();
-    TakeXattrs(&in, &entry.attributes.xattrs);
+    entry.attributes.xattrs = TakeXattrs(&in);
     entry.size = in.Number();
     entry.sparse = in.Number() != 0;
     entry.hard_link_group = in.Number32();

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "agent/core/engine/codec.h"
+#include "agent/core/engine/rare.h"
 #include "common/digest.h"
 
 namespace rb::agent {
@@ -20,13 +21,15 @@ namespace rb::agent {
 enum class EntryType : uint8_t { kFile = 1, kFolder = 2, kSymlink = 3, kFifo = 4 };
 
 // What a file, folder, link or fifo is, apart from its content.
+using Xattrs = std::vector<std::pair<std::string, std::string>>;
+
 struct Attributes {
   uint32_t mode = 0;  // permission bits with setuid, setgid, sticky
   uint32_t uid = 0;
   uint32_t gid = 0;
   int64_t mtime_ns = 0;  // since the epoch
   // Extended attributes with their names, sorted: ACLs (system.posix_acl_*) and capabilities (security.capability) too.
-  std::vector<std::pair<std::string, std::string>> xattrs;
+  Rare<Xattrs> xattrs;
 
   friend bool operator==(const Attributes&, const Attributes&) = default;
   bool EqualsButForTime(const Attributes& other) const {
@@ -39,13 +42,13 @@ using ChunkList = absl::InlinedVector<Digest, 1>;
 
 struct Entry {
   std::string path;  // relative to the tree; "" is the tree's root
-  EntryType type = EntryType::kFile;
   Attributes attributes;
-  uint64_t size = 0;             // of a file
-  ChunkList chunks;              // its content; objects of the store
-  bool sparse = false;           // blocks of zeros are holes
-  std::string link_target;       // of a symlink
-  uint32_t hard_link_group = 0;  // files with the same number, not 0, are one file
+  uint64_t size = 0;              // of a file
+  ChunkList chunks;               // its content; objects of the store
+  Rare<std::string> link_target;  // of a symlink
+  uint32_t hard_link_group = 0;   // files with the same number, not 0, are one file
+  EntryType type = EntryType::kFile;
+  bool sparse = false;  // blocks of zeros are holes
 
   bool SameContent(const Entry& other) const {
     return type == other.type && size == other.size && chunks == other.chunks && link_target == other.link_target;
@@ -84,6 +87,9 @@ absl::string_view BaseName(absl::string_view path);
 // A path that cannot lead out of the folder it is relative to: no "..", no empty elements, no NUL. "" is one.
 bool IsSafePath(absl::string_view path);
 
+// How many bytes both begin with.
+size_t SharedPrefix(absl::string_view a, absl::string_view b);
+
 // Writes a manifest entry by entry, in path order. Canonical: equal manifests have equal bytes, so that their SHA-256
 // is the name of the state.
 class ManifestEncoder {
@@ -103,8 +109,8 @@ std::string EncodeManifest(const Manifest& manifest);
 absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes);
 
 // Parts that other files on disk hold as well. The readers leave `in` not ok() when they fail.
-void PutXattrs(const std::vector<std::pair<std::string, std::string>>& xattrs, Encoder* out);
-void TakeXattrs(Decoder* in, std::vector<std::pair<std::string, std::string>>* xattrs);
+void PutXattrs(const Xattrs& xattrs, Encoder* out);
+Xattrs TakeXattrs(Decoder* in);
 void PutChunks(const ChunkList& chunks, Encoder* out);
 void TakeChunks(Decoder* in, ChunkList* chunks);
 

@@ -132,9 +132,20 @@ absl::StatusOr<Release> DecodeRelease(absl::string_view bytes) {
 constexpr absl::string_view kReleaseMagic = "rbrelease1\n";
 constexpr absl::string_view kManifestMagic = "rbmanifestfile1\n";
 constexpr absl::string_view kCurrentMagic = "rbcurrent1\n";
-constexpr absl::string_view kCacheMagic = "rbstatcache2\n";
+constexpr absl::string_view kCacheMagic = "rbstatcache3\n";
 constexpr absl::string_view kIdsMagic = "rbcontentids1\n";
 constexpr absl::string_view kKeptMagic = "rbkept1\n";
+
+bool ReadExactly(int fd, void* to, size_t size) {
+  size_t filled = 0;
+  while (filled < size) {
+    const ssize_t got = read(fd, static_cast<char*>(to) + filled, size - filled);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    filled += static_cast<size_t>(got);
+  }
+  return true;
+}
 
 absl::StatusOr<std::string> LoadEncodedManifest(const std::string& path) {
   RB_ASSIGN_OR_RETURN(const std::string body, LoadSealed(path, kManifestMagic));
@@ -280,14 +291,38 @@ absl::Status ReleaseFiles::SaveCurrent(const Current& current) {
   return SaveSealed(absl::StrCat(folder_, "/current"), kCurrentMagic, out.bytes());
 }
 
-StatCacheReader::StatCacheReader(std::string body) : body_(std::move(body)), in_(body_) {
-  if (!body_.empty()) count_ = in_.Count(10);
+StatCacheReader::StatCacheReader(UniqueFd file) : file_(std::move(file)), in_(block_) {
+  char magic[kCacheMagic.size()];
+  if (!file_.valid() || !ReadExactly(file_.get(), magic, sizeof(magic)) ||
+      absl::string_view(magic, sizeof(magic)) != kCacheMagic) {
+    file_.Reset();
+  }
+}
+
+bool StatCacheReader::ReadBlock() {
+  static constexpr size_t kMostBytes = 64 << 20;
+  uint64_t size = 0;
+  Digest digest;
+  if (!file_.valid() || !ReadExactly(file_.get(), &size, sizeof(size)) || size > kMostBytes ||
+      !ReadExactly(file_.get(), digest.bytes.data(), digest.bytes.size())) {
+    return false;
+  }
+  block_.resize(size);
+  if (!ReadExactly(file_.get(), block_.data(), size) || Sha256Of(block_) != digest) return false;
+  in_ = Decoder(block_);
+  content_.path.clear();
+  return true;
 }
 
 const CachedContent* StatCacheReader::Next() {
-  if (read_ == count_) return nullptr;
-  const absl::string_view path = in_.View();
-  content_.path.assign(path.data(), path.size());
+  if (in_.at_end() && !ReadBlock()) {
+    file_.Reset();
+    return nullptr;
+  }
+  const uint64_t shared = in_.Number();
+  content_.path.resize(std::min<uint64_t>(shared, content_.path.size()));
+  const absl::string_view rest = in_.View();
+  content_.path.append(rest.data(), rest.size());
   content_.inode = in_.Number();
   content_.ctime_ns = in_.Signed();
   content_.mtime_ns = in_.Signed();
@@ -295,48 +330,63 @@ const CachedContent* StatCacheReader::Next() {
   content_.content_size = in_.Number();
   content_.log_mtime_ns = in_.Signed();
   content_.log_size = in_.Number();
-  TakeXattrs(&in_, &content_.xattrs);
+  content_.xattrs = TakeXattrs(&in_);
   TakeChunks(&in_, &content_.chunks);
-  read_ = in_.ok() ? read_ + 1 : count_;
-  return in_.ok() ? &content_ : nullptr;
-}
-
-void StatCacheWriter::Add(const CachedContent& content) {
+  if (!in_.ok()) {
+    file_.Reset();
+    return nullptr;
+  }
   ++count_;
-  entries_.Text(content.path);
-  entries_.Number(content.inode);
-  entries_.Signed(content.ctime_ns);
-  entries_.Signed(content.mtime_ns);
-  entries_.Number(content.size);
-  entries_.Number(content.content_size);
-  entries_.Signed(content.log_mtime_ns);
-  entries_.Number(content.log_size);
-  PutXattrs(content.xattrs, &entries_);
-  PutChunks(content.chunks, &entries_);
+  return &content_;
 }
 
-std::string StatCacheWriter::Take() {
-  Encoder out;
-  out.Number(count_);
-  out.Literal(entries_.bytes());
-  return out.Take();
+absl::Status StatCacheWriter::Add(const CachedContent& content) {
+  static constexpr size_t kBlockBytes = 256 << 10;
+  block_.Number(SharedPrefix(previous_path_, content.path));
+  block_.Text(absl::string_view(content.path).substr(SharedPrefix(previous_path_, content.path)));
+  previous_path_ = content.path;
+  block_.Number(content.inode);
+  block_.Signed(content.ctime_ns);
+  block_.Signed(content.mtime_ns);
+  block_.Number(content.size);
+  block_.Number(content.content_size);
+  block_.Signed(content.log_mtime_ns);
+  block_.Number(content.log_size);
+  PutXattrs(content.xattrs, &block_);
+  PutChunks(content.chunks, &block_);
+  return block_.bytes().size() < kBlockBytes ? absl::OkStatus() : WriteBlock();
 }
 
-StatCacheReader ReleaseFiles::LoadStatCache() const {
-  absl::StatusOr<std::string> body = LoadSealed(absl::StrCat(folder_, "/stat-cache"), kCacheMagic);
-  return StatCacheReader(body.ok() ? *std::move(body) : std::string());
+absl::Status StatCacheWriter::WriteBlock() {
+  const std::string temporary = path_ + ".tmp";
+  if (!file_.valid()) {
+    file_.Reset(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!file_.valid()) return ErrnoStatus(errno, absl::StrCat("create ", temporary));
+    RB_RETURN_IF_ERROR(WriteAll(file_.get(), kCacheMagic, temporary));
+  }
+  const std::string body = block_.Take();
+  block_ = Encoder();
+  previous_path_.clear();
+  const uint64_t size = body.size();
+  const Digest digest = Sha256Of(body);
+  std::string head(reinterpret_cast<const char*>(&size), sizeof(size));
+  head.append(reinterpret_cast<const char*>(digest.bytes.data()), digest.bytes.size());
+  RB_RETURN_IF_ERROR(WriteAll(file_.get(), head, temporary));
+  return WriteAll(file_.get(), body, temporary);
 }
 
-absl::Status ReleaseFiles::SaveStatCache(const std::string& body) {
-  const std::string content = Seal(kCacheMagic, body);
-  const std::string path = absl::StrCat(folder_, "/stat-cache");
-  const std::string temporary = path + ".tmp";
-  UniqueFd fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("create ", temporary));
-  RB_RETURN_IF_ERROR(WriteAll(fd.get(), content, temporary));
-  if (rename(temporary.c_str(), path.c_str()) != 0) return ErrnoStatus(errno, absl::StrCat("rename ", temporary));
+absl::Status StatCacheWriter::Finish() {
+  RB_RETURN_IF_ERROR(WriteBlock());
+  if (rename((path_ + ".tmp").c_str(), path_.c_str()) != 0) return ErrnoStatus(errno, absl::StrCat("rename ", path_));
   return absl::OkStatus();
 }
+
+StatCacheReader ReleaseFiles::ReadStatCache() const {
+  const std::string path = absl::StrCat(folder_, "/stat-cache");
+  return StatCacheReader(UniqueFd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)));
+}
+
+StatCacheWriter ReleaseFiles::WriteStatCache() const { return StatCacheWriter(absl::StrCat(folder_, "/stat-cache")); }
 
 ContentIds ReleaseFiles::LoadContentIds() const {
   ContentIds ids;

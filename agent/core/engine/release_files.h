@@ -16,6 +16,7 @@
 #include "agent/core/engine/manifest.h"
 #include "agent/core/release.h"
 #include "common/digest.h"
+#include "common/unique_fd.h"
 
 namespace rb::agent {
 
@@ -30,37 +31,45 @@ struct CachedContent {
   uint64_t content_size = 0;
   int64_t log_mtime_ns = 0;
   uint64_t log_size = 0;
-  std::vector<std::pair<std::string, std::string>> xattrs;  // setting one changes the ctime
+  Xattrs xattrs;  // setting one changes the ctime
   ChunkList chunks;
 };
 
-// Files and what they held, in path order. Read and written one after another: there may be hundreds of thousands.
+// Files and what they held, in path order. Read and written one after another, in blocks with a SHA-256 each: there may
+// be hundreds of thousands. Losing the end of it, or all, costs time only.
 class StatCacheReader {
  public:
-  explicit StatCacheReader(std::string body);  // as StatCacheWriter made it; empty for an empty cache
-  StatCacheReader(const StatCacheReader&) = delete;
-  StatCacheReader& operator=(const StatCacheReader&) = delete;
-  // The next entry, valid until the next call; null at the end, and from the first that makes no sense.
+  // Of an invalid descriptor: an empty cache.
+  explicit StatCacheReader(UniqueFd file);
+  // The next entry, valid until the next call; null at the end, and from the first block that is damaged.
   const CachedContent* Next();
+  // How many were read so far.
   uint64_t count() const { return count_; }
 
  private:
-  std::string body_;
+  bool ReadBlock();
+
+  UniqueFd file_;
+  std::string block_;
   Decoder in_;
   uint64_t count_ = 0;
-  uint64_t read_ = 0;
   CachedContent content_;
 };
 
 class StatCacheWriter {
  public:
-  void Add(const CachedContent& content);
-  uint64_t count() const { return count_; }
-  std::string Take();
+  explicit StatCacheWriter(std::string path) : path_(std::move(path)) {}
+  absl::Status Add(const CachedContent& content);
+  // Takes the place of the cache that was there. Not durable.
+  absl::Status Finish();
 
  private:
-  Encoder entries_;
-  uint64_t count_ = 0;
+  absl::Status WriteBlock();
+
+  const std::string path_;
+  UniqueFd file_;
+  Encoder block_;
+  std::string previous_path_;
 };
 
 using ContentIds = absl::flat_hash_map<std::string, ChunkList>;
@@ -93,9 +102,8 @@ class ReleaseFiles {
 
   absl::StatusOr<Current> LoadCurrent() const;  // empty when there is none
   absl::Status SaveCurrent(const Current& current);
-  StatCacheReader LoadStatCache() const;  // empty when there is none, or it is damaged: it can always be made again
-  // Not durable: what a crash leaves is seen by its SHA-256, and costs reading the tree once more.
-  absl::Status SaveStatCache(const std::string& body);
+  StatCacheReader ReadStatCache() const;
+  StatCacheWriter WriteStatCache() const;
   ContentIds LoadContentIds() const;
   absl::Status SaveContentIds(const ContentIds& ids);
 

@@ -27,7 +27,7 @@ void PutAttributes(const std::optional<Attributes>& attributes, Encoder* out) {
   out->Number(attributes->uid);
   out->Number(attributes->gid);
   out->Signed(attributes->mtime_ns);
-  PutXattrs(attributes->xattrs, out);
+  PutXattrs(*attributes->xattrs, out);
 }
 
 std::optional<Attributes> TakeAttributes(Decoder* in) {
@@ -37,7 +37,7 @@ std::optional<Attributes> TakeAttributes(Decoder* in) {
   attributes.uid = in->Number32();
   attributes.gid = in->Number32();
   attributes.mtime_ns = in->Signed();
-  TakeXattrs(in, &attributes.xattrs);
+  attributes.xattrs = TakeXattrs(in);
   return attributes;
 }
 

@@ -153,14 +153,16 @@ absl::StatusOr<Attributes> ReadAttributes(int fd, const struct stat& info, const
   if (any < 0 && errno == EBADF) any = listxattr(path.c_str(), probe, 0);  // an O_PATH descriptor
   if (any == 0 || (any < 0 && errno == ENOTSUP)) return attributes;
   RB_ASSIGN_OR_RETURN(const std::vector<std::string> list, ListXattrs(path, path_for_errors));
+  Xattrs xattrs;
   for (const std::string& name : list) {
     std::string value(64 << 10, '\0');  // XATTR_SIZE_MAX
     const ssize_t length = getxattr(path.c_str(), name.c_str(), value.data(), value.size());
     if (length < 0 && errno == ENODATA) continue;
     if (length < 0) return ErrnoStatus(errno, absl::StrCat("read extended attribute ", name, " of ", path_for_errors));
     value.resize(static_cast<size_t>(length));
-    attributes.xattrs.emplace_back(name, value);
+    xattrs.emplace_back(name, value);
   }
+  attributes.xattrs = std::move(xattrs);
   return attributes;
 }
 
@@ -188,14 +190,14 @@ absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type
   if (listxattr(path.c_str(), nothing, 0) != 0) {  // nearly always there is none
     RB_ASSIGN_OR_RETURN(const std::vector<std::string> present, ListXattrs(path, path_for_errors));
     for (const std::string& key : present) {
-      const bool wanted = std::any_of(attributes.xattrs.begin(), attributes.xattrs.end(),
+      const bool wanted = std::any_of(attributes.xattrs->begin(), attributes.xattrs->end(),
                                       [&](const auto& xattr) { return xattr.first == key; });
       if (!wanted && removexattr(path.c_str(), key.c_str()) != 0 && errno != ENODATA) {
         return ErrnoStatus(errno, absl::StrCat("remove extended attribute ", key, " of ", path_for_errors));
       }
     }
   }
-  for (const auto& [key, value] : attributes.xattrs) {
+  for (const auto& [key, value] : *attributes.xattrs) {
     if (setxattr(path.c_str(), key.c_str(), value.data(), value.size(), 0) != 0) {
       return ErrnoStatus(errno, absl::StrCat("set extended attribute ", key, " of ", path_for_errors));
     }
@@ -213,7 +215,7 @@ absl::Status ApplyAttributesToNewFile(int fd, const Attributes& attributes, cons
     return ErrnoStatus(errno, absl::StrCat("set owner ", attributes.uid, ":", attributes.gid, " of ", path_for_errors));
   }
   if (fchmod(fd, attributes.mode) != 0) return ErrnoStatus(errno, absl::StrCat("set mode of ", path_for_errors));
-  for (const auto& [key, value] : attributes.xattrs) {
+  for (const auto& [key, value] : *attributes.xattrs) {
     if (fsetxattr(fd, key.c_str(), value.data(), value.size(), 0) != 0) {
       return ErrnoStatus(errno, absl::StrCat("set extended attribute ", key, " of ", path_for_errors));
     }

@@ -232,7 +232,7 @@ class Walker {
         return absl::AbortedError(absl::StrCat(Printable(path), " changed while it was being captured; try again"));
       }
       if (length < 0) return ErrnoStatus(errno, absl::StrCat("read link ", Printable(path)));
-      live.entry.link_target.assign(target, static_cast<size_t>(length));
+      live.entry.link_target = std::string(target, static_cast<size_t>(length));
       live.entry.attributes.mode = 0777;
     }
     FillFrom(info, std::move(path), &live);
