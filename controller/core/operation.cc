@@ -558,7 +558,7 @@ class Machine {
     End(OperationState::kNeedsAttention, absl::StrJoin(parts, "; "));
   }
 
-  void End(OperationState state, std::string summary) {
+  void End(OperationState state, const std::string& summary) {
     op().summary = Truncate(summary, 2000);
     op().ended_at = event_.at;
     if (state == OperationState::kReverted || state == OperationState::kAborted) {

@@ -28,7 +28,7 @@ void Check(absl::string_view bytes) {
     const Entry& entry = manifest->entries[i];
     RB_FUZZ_CHECK(StaysInside(entry.path));
     RB_FUZZ_CHECK((entry.attributes.mode & ~07777u) == 0);
-    RB_FUZZ_CHECK(entry.link_target.find('\0') == std::string::npos);
+    RB_FUZZ_CHECK(entry.link_target->find('\0') == std::string::npos);
     for (const auto& [name, value] : *entry.attributes.xattrs) RB_FUZZ_CHECK(name.find('\0') == std::string::npos);
     // In order, and a folder right before what lies below it.
     if (i > 0) {

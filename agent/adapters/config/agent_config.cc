@@ -30,6 +30,7 @@ namespace rb::agent {
 namespace {
 
 constexpr size_t kMostGroups = 1024;
+constexpr int64_t kMostHookSeconds = 86400;
 
 // Calls getpwnam_r and its like with a buffer that is large enough.
 template <typename Entry, typename Call>
@@ -268,7 +269,7 @@ class Checker {
     if (hook.has_timeout() && hook.timeout().seconds() == 0 && hook.timeout().nanos() == 0) {
       Add(path + ".timeout", "wants more than 0s");
     }
-    if (hook.timeout().seconds() > 24 * 3600) Add(path + ".timeout", "wants at most 24h");
+    if (hook.timeout().seconds() > kMostHookSeconds) Add(path + ".timeout", "wants at most 24h");
     if (!hook.user().empty()) CheckRunsAs(path + ".user", hook.user(), "a hook");
   }
 

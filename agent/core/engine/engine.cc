@@ -744,7 +744,7 @@ class EngineImpl final : public Engine {
   // Restores the databases of an intent from the target. What a crash has interrupted is done again from its start.
   absl::Status RestoreDatabases(const Intent& intent) {
     for (const std::string& name : intent.databases) {
-      RB_RETURN_IF_ERROR(Mark(absl::StrCat(kRestoreBegun, name)));
+      if (!RB_PLANTED_BUG("restore-not-marked")) RB_RETURN_IF_ERROR(Mark(absl::StrCat(kRestoreBegun, name)));
       RB_FAILPOINT("engine.restore.after-begin");
       RB_RETURN_IF_ERROR(RestoreFrom(intent.target_release, name));
     }
