@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <memory>
 #include <system_error>
@@ -131,7 +132,12 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
     if (const absl::Status mounted = Mount(disk->device(), root, options.filesystem); !mounted.ok()) {
       finding = std::string(mounted.message());
     } else {
-      finding = workload.check(root, acknowledged);
+      try {
+        finding = workload.check(root, acknowledged);
+      } catch (const std::exception& error) {
+        // A filesystem that a planted bug has damaged may fail anywhere.
+        finding = error.what();
+      }
       RB_RETURN_IF_ERROR(Unmount(root));
     }
     ++report.states;
