@@ -164,7 +164,7 @@ std::string FormatSeconds(absl::Duration duration) {
   if (seconds < 10) return absl::StrFormat("%.2f s", seconds);
   if (seconds < 60) return absl::StrFormat("%.1f s", seconds);
   const auto whole = static_cast<int64_t>(seconds);
-  if (whole >= 48 * 3600) return absl::StrFormat("%d days", whole / 86400);
+  if (whole >= int64_t{48} * 3600) return absl::StrFormat("%d days", whole / 86400);
   if (whole >= 3600) return absl::StrFormat("%dh %02dm", whole / 3600, whole / 60 % 60);
   return absl::StrFormat("%dm %02ds", whole / 60, whole % 60);
 }

@@ -37,7 +37,8 @@ struct Release {
   std::string operation_id;
   // Why it was taken, or why it is bad.
   std::string reason;
-  // Databases whose dumps it holds, by the names of their hooks, sorted; those that are files of the tree are not named.
+  // Databases whose dumps it holds, by the names of their hooks, sorted; those that are files of the tree are not
+  // named.
   std::vector<std::string> databases;
 };
 
