@@ -148,6 +148,26 @@ class Refusals(unittest.TestCase):
             self.refused("rollback", "prod", "--to", "v1.0.0", "--reason", "x",
                          says=["not enough space beside", "prod-2", "are needed", "are free"])
 
+    def test_a_service_whose_recovery_fails_is_said_so_and_nothing_is_begun_on_it(self):
+        fleet = self.fleet
+        tree = fleet.tree("test-1")
+        staging = os.path.join(os.path.dirname(tree), ".rb-staging-sample-bot")
+        self.assertTrue(os.path.isdir(staging))
+        fleet.kill("test-1", signal.SIGTERM)
+        os.chmod(staging, 0o777)  # not as the agent leaves it
+        try:
+            fleet.start_agent("test-1")  # it starts, and serves what else there is on the host
+            fleet.wait_connected()
+            says = "belongs to someone else or is open to others"
+            wait_for(lambda: says in fleet.rbctl("status", "test", code=None).out, "the report")
+            self.refused("rollback", "test", "--to", "v1.0.0", says=["test-1", says])
+        finally:
+            os.chmod(staging, 0o700)
+            fleet.kill("test-1", signal.SIGTERM)
+            fleet.start_agent("test-1")
+            fleet.wait_connected()
+        wait_for(lambda: fleet.is_healthy("test-1", "v1.1.0"), "the service")
+
     def test_bad_keys_are_named_with_line_and_nearest_spelling(self):
         fleet = self.fleet
         with open(fleet.path("fleet.yaml"), encoding="utf-8") as f:

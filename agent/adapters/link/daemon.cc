@@ -61,10 +61,18 @@ class Daemon {
       std::string recovered;
       absl::StatusOr<std::unique_ptr<Service>> service =
           Service::Open(name, config_.services().at(name), options_.state_folder, clock_, true, &recovered);
+      worker.loop = std::make_unique<EventLoop>(clock_, 8);
+      if (service.status().GetPayload(kInRecovery).has_value()) {
+        // Its tree may be half of each state: nothing runs on it. The other services are not to suffer for it.
+        worker.not_recovered = service.status();
+        worker.not_recovered.ErasePayload(kInRecovery);
+        LogError("agent", name, ": ", worker.not_recovered.message(),
+                 ". It is left stopped. Mend the cause, then start rb-agent again");
+        continue;
+      }
       if (!service.ok()) return Annotate(service.status(), absl::StrCat("service ", name));
       if (!recovered.empty()) LogWarning("agent", name, ": after a crash: ", recovered);
       worker.service = *std::move(service);
-      worker.loop = std::make_unique<EventLoop>(clock_, 8);
     }
     RB_ASSIGN_OR_RETURN(journal_, AgentJournal::Open(options_.state_folder, names_, &state_));
 
@@ -100,7 +108,9 @@ class Daemon {
     while (read(signal_fd.get(), &info, sizeof(info)) < 0 && errno == EINTR) {
     }
     LogInfo("agent", "stopping; services go on as they are");
-    for (auto& [name, worker] : workers_) worker.service->cancelled() = true;
+    for (auto& [name, worker] : workers_) {
+      if (worker.service != nullptr) worker.service->cancelled() = true;
+    }
     loop_.Stop();
     if (link_ != nullptr) link_->Stop();
     background_.Stop();
@@ -110,7 +120,9 @@ class Daemon {
 
  private:
   struct Worker {
+    // Null when it could not be recovered: `not_recovered` says why.
     std::unique_ptr<Service> service;
+    absl::Status not_recovered;
     std::unique_ptr<EventLoop> loop;
     bool report_waits = false;
     bool proof_waits = false;
@@ -146,6 +158,16 @@ class Daemon {
   void Carry(const RunStep& effect) {
     Worker& worker = workers_.at(effect.task.service);
     Service* service = worker.service.get();
+    if (service == nullptr) {
+      TaskResult result;
+      result.operation_id = effect.task.operation_id;
+      result.step_id = effect.task.step_id;
+      result.service = effect.task.service;
+      result.status =
+          Annotate(worker.not_recovered, "nothing was begun: mend this on the host, then start rb-agent again");
+      loop_.PostResult([this, result = std::move(result)] { Take(StepEnded{result}); });
+      return;
+    }
     service->step_waits() = true;
     worker.loop->PostResult([this, service, task = effect.task] {
       service->step_waits() = false;
@@ -184,7 +206,10 @@ class Daemon {
     });
   }
 
-  void Carry(const CancelRunning& effect) { workers_.at(effect.service).service->cancelled() = true; }
+  void Carry(const CancelRunning& effect) {
+    Service* service = workers_.at(effect.service).service.get();
+    if (service != nullptr) service->cancelled() = true;
+  }
 
   void Carry(const SendResult& effect) { Send(effect.result); }
 
@@ -248,6 +273,10 @@ class Daemon {
   void Report(const std::string& name) {
     Worker& worker = workers_.at(name);
     if (worker.report_waits) return;
+    if (worker.service == nullptr) {
+      ReportNotRecovered(name, &worker);
+      return;
+    }
     worker.report_waits = true;
     const std::string open_operation = [&] {
       const auto found = state_.services.find(name);
@@ -312,6 +341,23 @@ class Daemon {
         if (!unproved.empty()) ProveInBackground(name, unproved);
       });
     });
+  }
+
+  void ReportNotRecovered(const std::string& name, Worker* worker) {
+    v1::ConnectRequest message;
+    v1::ServiceReport* report = message.mutable_service_report();
+    report->set_service(name);
+    report->set_tree(config_.services().at(name).tree());
+    *report->mutable_reported_at() = ToProto(clock_.Now());
+    ProbeResult probe;
+    probe.name = probe.kind = "recovery";
+    probe.expected = "the tree is whole";
+    probe.observed = std::string(worker->not_recovered.message());
+    *report->add_probes() = ToWire(probe);
+    report->set_verdict(v1::VERDICT_UNHEALTHY);
+    metrics_->SetProbe(name, probe.kind, false);
+    worker->last_report = message.SerializeAsString();
+    if (link_ != nullptr) link_->Send(std::move(message));
   }
 
   // A new release is proved right after it was taken; old ones are thinned out after that.
