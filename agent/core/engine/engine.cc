@@ -279,7 +279,8 @@ class EngineImpl final : public Engine {
       RB_ASSIGN_OR_RETURN(
           const bool noted,
           NoteChangedData([this](absl::string_view path) { return ComponentOf(tree_, path) == Component::kData; },
-                          tree_.sqlite_paths, folders, &journal.intent));
+                          RB_PLANTED_BUG("sidecars-left") ? std::vector<std::string>() : tree_.sqlite_paths, folders,
+                          &journal.intent));
       if (noted) RB_RETURN_IF_ERROR(Mark(EncodeIntent(journal.intent)));
       RB_RETURN_IF_ERROR(CheckUnchanged(journal.intent, folders));
       if (!RB_PLANTED_BUG("intent-after-swap")) RB_RETURN_IF_ERROR(Mark(kCommitBegun));
