@@ -140,7 +140,7 @@ void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
         RB_FAILPOINT("controller.driver.after-lock");
         Event event = NewEvent(*found->second);
         event.body = LockTaken{};
-        if (taken.ok()) taken = Take(found->second.get(), std::move(event));
+        if (taken.ok()) taken = Take(found->second.get(), event);
         if (!taken.ok()) {
           LogError("controller", id, ": ", taken.message(), "; trying again");
           loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, id] {
@@ -169,7 +169,7 @@ void Driver::ArmDeadline(const std::string& operation_id, const StartStep& step)
     const bool waits =
         std::any_of(hosts.begin(), hosts.end(), [&](const HostProgress& host) { return host.step_id == step.step_id; });
     if (!waits) return;
-    if (const absl::Status taken = Take(found->second.get(), std::move(event)); !taken.ok()) {
+    if (const absl::Status taken = Take(found->second.get(), event); !taken.ok()) {
       LogError("controller", operation_id, ": ", taken.message(), "; trying again");
       StartStep again = step;
       again.deadline = kStoreRetry;
@@ -348,7 +348,7 @@ void Driver::Start(const OperationSpec& spec, const std::string& by, const std::
     }
     Running* const raw = running.get();
     running_[id] = std::move(running);
-    if (taken.ok()) taken = Take(raw, std::move(event));
+    if (taken.ok()) taken = Take(raw, event);
     if (!taken.ok()) {
       running_.erase(id);
       store_.ReleaseLock(id).IgnoreError();
@@ -418,7 +418,7 @@ absl::StatusOr<v1::Operation> Driver::Abort(const std::string& id, const std::st
   }
   Event event = NewEvent(*found->second);
   event.body = AbortRequested{by, reason};
-  RB_RETURN_IF_ERROR(Take(found->second.get(), std::move(event)));
+  RB_RETURN_IF_ERROR(Take(found->second.get(), event));
   return Get(stored.id, nullptr);
 }
 
@@ -657,7 +657,7 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   if (found != running_.end()) {
     Event event = NewEvent(*found->second);
     event.body = StepEnded{agent, FromWire(result)};
-    const absl::Status taken = Take(found->second.get(), std::move(event));
+    const absl::Status taken = Take(found->second.get(), event);
     if (!taken.ok()) {
       // Not acknowledged: the agent sends it again when it connects anew, and we ask again until then.
       LogError("controller", id, ": ", taken.message(), "; the result is taken again in a moment");

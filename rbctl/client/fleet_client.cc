@@ -335,9 +335,7 @@ absl::StatusOr<v1::Operation> FleetClient::Watch(const std::string& operation_id
         }
         return now->operation();
       }
-    } else if (!IsLost(now.status())) {
-      return now.status();
-    } else if (SystemClock().Monotonic() - heard + backoff > channel_->limits.lost) {
+    } else if (!IsLost(now.status()) || SystemClock().Monotonic() - heard + backoff > channel_->limits.lost) {
       return now.status();
     }
     if (!channel_->Pause(backoff)) {

@@ -452,9 +452,8 @@ int Main(int argc, char** argv) {
       json = words[++i] == "json";
     } else if (words[i] == "--folder" && has_value) {
       base = words[++i];
-    } else if (words[i] == "--rounds" && has_value && absl::SimpleAtoi(words[i + 1], &rounds) && rounds > 0) {
-      ++i;
-    } else if (words[i] == "--files" && has_value && absl::SimpleAtoi(words[i + 1], &files) && files >= 1000) {
+    } else if (has_value && ((words[i] == "--rounds" && absl::SimpleAtoi(words[i + 1], &rounds) && rounds > 0) ||
+                             (words[i] == "--files" && absl::SimpleAtoi(words[i + 1], &files) && files >= 1000))) {
       ++i;
     } else if (words[i] == "--fast") {
       fast = true;

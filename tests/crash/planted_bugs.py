@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 
-# Bug, the test that finds it with its options and environment, and what it says then.
+# Bug, the test that finds it with its options and environment, and what it says then. (A race is met by chance: seconds
+# on an idle machine, and the test ends as soon as it has met it.)
 BUGS = [
     ("no-fsync-of-files", "engine_crash_test", "*ext4*", {"RB_CRASH_STATES": "400"}, "torn"),
     ("no-fsync-of-folders", "engine_crash_test", "*", {"RB_CRASH_STATES": "400"}, "bad_states"),
@@ -18,7 +19,7 @@ BUGS = [
     ("intent-after-swap", "engine_kill_test", "*", {}, "torn"),
     ("digest-not-checked", "engine_test", "*EveryDamagedByte*", {}, "Failure"),
     ("collection-beside-captures", "engine_test", "*GarbageCollectionBeside*", {}, "Failure"),
-    ("links-followed", "link_race_test", "*", {"RB_RACE_SECONDS": "30"}, "outside"),
+    ("links-followed", "link_race_test", "*", {"RB_RACE_SECONDS": "240"}, "outside"),
     ("restore-not-marked", "database_kill_test", "*", {"RB_KILL_STEP": "7"}, "with another database"),
     ("sidecars-left", "engine_test", "*DatabaseJournals*", {}, "another database"),
 ]

@@ -160,7 +160,7 @@ int Read(const char* path, char* buffer, size_t size, off_t offset, fuse_file_in
     const std::string text = ReportText();
     if (start >= text.size()) return 0;
     const size_t part = std::min(size, text.size() - start);
-    std::memcpy(buffer, text.data() + start, part);
+    text.copy(buffer, part, start);
     return static_cast<int>(part);
   }
   if (start >= disk->size_bytes) return 0;

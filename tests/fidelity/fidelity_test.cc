@@ -29,7 +29,6 @@ namespace {
 
 using testing::DescribedEntry;
 using testing::DescribeTree;
-using ::testing::HasSubstr;
 using testing::LoopFilesystem;
 using testing::RandomTree;
 

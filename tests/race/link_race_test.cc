@@ -68,7 +68,7 @@ volatile sig_atomic_t g_enough = 0;
     for (size_t left = random() % most; left > 0; --left) getppid();
   };
   while (g_enough == 0) {
-    const std::string folder = folders[random() % folders.size()];
+    const std::string& folder = folders[random() % folders.size()];
     const std::string aside = folder + ".aside";
     if (random() % 2 == 0) {
       if (rename(folder.c_str(), aside.c_str()) == 0) {
