@@ -306,6 +306,7 @@ void Monitor::OnAccepted(const controller::Operation& operation) {
     one.number = world_.HostNumber(host.plan.host);
     one.wave = host.plan.wave;
     one.changes = !host.plan.already_there;
+    one.ran_before = world_.agent(one.number).service(truth.service).unit().runs;
     truth.hosts.push_back(one);
   }
   for (const auto& [id, other] : truths_) {
@@ -337,7 +338,11 @@ void Monitor::OnEnded(const controller::Operation& operation) {
     const auto untrue = [&](absl::string_view what) {
       world_.Violate("an operation says what is true", absl::StrCat(where, what));
     };
-    if (EndsClean(operation.state) && world_.agent(at.number).up() && !service.unit().runs) untrue("does not run its service");
+    if (EndsClean(operation.state) && at.ran_before && world_.agent(at.number).up() && !service.unit().runs) {
+      untrue("does not run its service any more");
+    }
+    // Half undone, which is said; its journal knows the rest.
+    if (disk.Version() == 0) continue;
     switch (operation.state) {
       case controller::OperationState::kSucceeded:
         if (!at.healthy) untrue("was not verified");
@@ -359,7 +364,7 @@ void Monitor::OnEnded(const controller::Operation& operation) {
             (is_open || (at.prepared && disk.Version() != at.replaced))) {
           untrue("is not back, as is said");
         }
-        if (said.state == controller::HostState::kCommitted && (!is_open || disk.Version() != at.target)) {
+        if (said.state == controller::HostState::kCommitted && disk.Version() != at.target) {
           untrue("is not on the target, as is said");
         }
         break;

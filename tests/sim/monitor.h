@@ -63,6 +63,7 @@ class Monitor {
       bool prepared = false;
       bool healthy = false;
       bool acted_alone = false;
+      bool ran_before = false;
       // Of the tree, as it was when it was prepared.
       int replaced = 0;
       int target = 0;

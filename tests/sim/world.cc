@@ -398,10 +398,11 @@ void World::DeliverResult(int host, uint64_t number, agent::TaskResult result) {
 
 void World::Dial(int host, uint64_t process) {
   Link& link = links_[static_cast<size_t>(host)];
-  if (link.wait == 0) link.wait = kFirstWait;
   if (link.dialling) return;
   link.dialling = true;
-  const Nanos wait = link.at_agent == 0 && link.number == 0 ? 0 : random_.Between(link.wait / 2, link.wait);
+  // The first time at once.
+  const Nanos wait = link.wait == 0 ? 0 : random_.Between(link.wait / 2, link.wait);
+  if (link.wait == 0) link.wait = kFirstWait;
   After(wait, [this, host, process] { DialNow(host, process); });
 }
 

@@ -125,13 +125,19 @@ class Daemon {
         // Without a journal nothing may be promised: the step is refused or its result is not sent, and asked for
         // again.
         LogError("agent", appended.message(), "; nothing was begun for it");
-        if (const auto* arrived = std::get_if<TaskArrived>(&event)) {
+        const auto* arrived = std::get_if<TaskArrived>(&event);
+        if (arrived != nullptr && BeginsSomething(decision)) {
           TaskResult result;
           result.operation_id = arrived->task.operation_id;
           result.step_id = arrived->task.step_id;
           result.service = arrived->task.service;
           result.status = Annotate(appended, "the agent cannot keep its journal; nothing was changed");
           Send(result);
+        } else if (arrived != nullptr) {
+          // It runs, or has ended: to say that nothing was changed would not be true.
+          for (const AgentEffect& effect : decision.effects) {
+            std::visit([this](const auto& one) { Carry(one); }, effect);
+          }
         }
         return;
       }

@@ -40,27 +40,30 @@ class Decider {
     }
     if (service.running.has_value() && service.running->step_id == task.step_id) return;
     if (service.next.has_value() && service.next->step_id == task.step_id) return;
-    // Looking changes nothing: no number is too old for it, and it raises none.
-    if (!ReadsOnly(task) && task.fencing_number < service.highest_fencing_number) {
+    if (ReadsOnly(task)) {
+      Look(&service, task);
+      return;
+    }
+    if (task.fencing_number < service.highest_fencing_number) {
       Send(Refused(task, absl::FailedPreconditionError(absl::StrCat("fencing number ", task.fencing_number,
                                                                     " is older than ", service.highest_fencing_number,
                                                                     ", which a newer operation holds. Nothing "
                                                                     "was changed"))));
       return;
     }
-    if (!ReadsOnly(task)) service.highest_fencing_number = task.fencing_number;
-    const bool is_revert = std::holds_alternative<RevertStep>(task.step);
+    service.highest_fencing_number = task.fencing_number;
     if (service.running.has_value()) {
-      // A revert does not wait for a verification or a preparation; a proof or an inspection gives way as well.
-      if (is_revert || ReadsOnly(*service.running)) {
+      // A revert does not wait for a verification or a preparation.
+      if (std::holds_alternative<RevertStep>(task.step)) {
         effects_.emplace_back(CancelRunning{task.service});
         service.next = task;
       } else {
-        Send(Refused(task, absl::UnavailableError(absl::StrCat("step ", service.running->step_id,
-                                                               " is running on this host; it was not disturbed"))));
+        Refuse(service, task);
       }
       return;
     }
+    // A proof or an inspection gives way.
+    if (!service.looking.empty()) effects_.emplace_back(CancelRunning{task.service});
     Begin(&service, task);
   }
 
@@ -68,17 +71,22 @@ class Decider {
     const auto found = state_.services.find(event.result.service);
     if (found == state_.services.end()) return;
     ServiceState& service = found->second;
+    const auto looked = std::find_if(service.looking.begin(), service.looking.end(),
+                                     [&](const Task& task) { return task.step_id == event.result.step_id; });
+    if (looked != service.looking.end()) {
+      service.looking.erase(looked);
+      Send(event.result);
+      return;
+    }
     if (!service.running.has_value() || service.running->step_id != event.result.step_id) return;
     const Task task = *std::exchange(service.running, std::nullopt);
     const bool alone = absl::StartsWith(task.step_id, kAlonePrefix);
     TaskResult result = event.result;
     result.done_alone = alone;
-    if (!ReadsOnly(task)) {
-      service.ended.push_back(result);
-      if (service.ended.size() > kResultsKept) service.ended.pop_front();
-      state_.owed.push_back(result.step_id);
-      if (state_.owed.size() > kResultsKept) state_.owed.pop_front();
-    }
+    service.ended.push_back(result);
+    if (service.ended.size() > kResultsKept) service.ended.pop_front();
+    state_.owed.push_back(result.step_id);
+    if (state_.owed.size() > kResultsKept) state_.owed.pop_front();
     Send(result);
     if (const auto* commit = std::get_if<CommitStep>(&task.step);
         commit != nullptr && result.state == HostState::kCommitted) {
@@ -137,7 +145,6 @@ class Decider {
   void operator()(const Restarted&) {
     for (auto& [name, service] : state_.services) {
       // What was accepted is finished: every step can be repeated. Inspections are asked for again by who wants them.
-      if (service.running.has_value() && ReadsOnly(*service.running)) service.running.reset();
       if (service.running.has_value()) {
         effects_.emplace_back(RunStep{*service.running});
       } else if (service.next.has_value()) {
@@ -152,6 +159,30 @@ class Decider {
   AgentDecision Take() { return {std::move(state_), std::move(effects_)}; }
 
  private:
+  void Refuse(const ServiceState& service, const Task& task) {
+    Send(Refused(task, absl::UnavailableError(absl::StrCat("step ", service.running->step_id,
+                                                           " is running on this host; it was not disturbed"))));
+  }
+
+  // Looking changes nothing: no number is too old for it, and it raises none.
+  void Look(ServiceState* service, const Task& task) {
+    for (const Task& looking : service->looking) {
+      if (looking.step_id == task.step_id) return;
+    }
+    if (service->running.has_value()) {
+      Refuse(*service, task);
+      return;
+    }
+    if (service->looking.size() >= kMostLooking) {
+      Send(Refused(task, absl::UnavailableError("too many are looking at this service already")));
+      return;
+    }
+    // Whoever looks last waits for it.
+    if (!service->looking.empty()) effects_.emplace_back(CancelRunning{task.service});
+    service->looking.push_back(task);
+    effects_.emplace_back(RunStep{task});
+  }
+
   void Send(TaskResult result) { effects_.emplace_back(SendResult{std::move(result)}); }
 
   void Begin(ServiceState* service, const Task& task) {
@@ -212,6 +243,12 @@ bool IsJournalled(const AgentEvent& event) {
   if (const auto* arrived = std::get_if<TaskArrived>(&event)) return !ReadsOnly(arrived->task);
   return std::holds_alternative<StepEnded>(event) || std::holds_alternative<ResultStored>(event) ||
          std::holds_alternative<PatienceEnded>(event);
+}
+
+bool BeginsSomething(const AgentDecision& decision) {
+  return std::any_of(decision.effects.begin(), decision.effects.end(), [](const AgentEffect& effect) {
+    return std::holds_alternative<RunStep>(effect) || std::holds_alternative<CancelRunning>(effect);
+  });
 }
 
 AgentDecision Decide(AgentState state, const AgentEvent& event, const std::vector<std::string>& services) {

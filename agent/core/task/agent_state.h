@@ -30,8 +30,10 @@ struct Unattended {
 
 struct ServiceState {
   uint64_t highest_fencing_number = 0;
-  // The step that runs; at most one.
+  // The step that runs, or that the worker runs next, after what only looks; at most one.
   std::optional<Task> running;
+  // Inspections that were begun. They are not in the journal, so nothing that is may depend on them.
+  std::vector<Task> looking;
   // A revert that waits for the running step to stop.
   std::optional<Task> next;
   // Ended steps, oldest first; bounded. A repeated step is answered from here.
@@ -91,9 +93,15 @@ struct AgentDecision {
   std::vector<AgentEffect> effects;
 };
 
-inline constexpr size_t kResultsKept = 100;
+// True when the event begins something, now or next: that must not happen unless it is in the journal. Where it cannot
+// be written, a step that is known already is still answered as ever.
+bool BeginsSomething(const AgentDecision& decision);
 
-// Total. `services`: what the local file names; a task for another one is refused.
+inline constexpr size_t kResultsKept = 100;
+inline constexpr size_t kMostLooking = 16;
+
+// Total. `services`: what the local file names; a task for another one is refused. Whoever carries RunStep out runs the
+// steps of a service one after another.
 AgentDecision Decide(AgentState state, const AgentEvent& event, const std::vector<std::string>& services);
 
 // Steps that the agent takes by its own hand carry ids that begin like this: "alone/OPERATION/verify".

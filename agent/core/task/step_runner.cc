@@ -381,6 +381,15 @@ void StepRunner::Commit(const Task& task, Context* context) {
     const absl::StatusOr<EngineTimes> swapped = ports_.engine->Commit(task.operation_id);
     result->times.swap = ports_.clock->Monotonic() - begin;
     if (!swapped.ok()) {
+      // Where the swap could not be taken back either, the tree is mixed until that succeeds; nothing starts on it.
+      if (const absl::StatusOr<std::string> whole = ports_.engine->Recover(); !whole.ok()) {
+        result->status = Annotate(
+            swapped.status(), absl::StrCat("the tree is half swapped, so the service stays stopped. On this host type: "
+                                           "rb-agent local recover ",
+                                           task.service));
+        result->state = HostState::kCommitted;
+        return;
+      }
       const absl::Status started = StartService(context);
       result->status = Annotate(swapped.status(), started.ok() ? "the old state was started again"
                                                                : "the old state could not be started again");
@@ -450,13 +459,19 @@ void StepRunner::Revert(const Task& task, const RevertStep& step, Context* conte
   if (open->phase == TransactionPhase::kNone || open->operation_id != task.operation_id) {
     // Nothing of this operation is open: it was never prepared here, or is undone already. The service should run.
     result->state = HostState::kReverted;
-    StartService(context).IgnoreError();
+    result->status = Annotate(StartService(context), "the old state is in place, but the service did not start");
     Verify(step.verify, context);
     return;
   }
   if (open->phase == TransactionPhase::kPrepared) {
     result->status = ports_.engine->Undo(task.operation_id);
-    if (result->status.ok()) result->state = HostState::kUntouched;
+    if (!result->status.ok()) return;
+    result->state = HostState::kUntouched;
+    // A commit that failed half-way may have left it stopped.
+    const absl::StatusOr<UnitState> unit = ports_.supervisor->GetState();
+    if (unit.ok() && unit->activity == UnitState::Activity::kInactive) {
+      result->status = Annotate(StartService(context), "nothing was changed, but the service did not start");
+    }
     return;
   }
   if (const absl::Status stopped = StopService(context); !stopped.ok()) {
