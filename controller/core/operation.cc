@@ -4,6 +4,7 @@
 #include <functional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/text.h"
@@ -373,12 +374,23 @@ class Machine {
   void DoneAlone(HostProgress* host, const StepResult& result) {
     if (IsFinal(op().state) || host->state == HostState::kKept || host->state == HostState::kReverted) return;
     Note(host->plan.host, absl::StrCat("acted alone while the controller was away: ", WhatIsSaid(result)));
-    if (result.state != HostState::kReverted) return;
-    host->state = HostState::kReverted;
-    host->state_unknown = false;
-    host->verdict = Verdict::kUnknown;
-    // It is on what it had; the wave that it belongs to has failed.
-    Fail(host, "went back by its own hand while the controller was away");
+    if (absl::EndsWith(result.step_id, "/revert")) {
+      if (result.code == StatusCode::kOk) {
+        host->state = HostState::kReverted;
+        host->state_unknown = false;
+        host->verdict = Verdict::kUnknown;
+        // It is on what it had; the wave that it belongs to has failed.
+        Fail(host, "went back by its own hand while the controller was away");
+      } else {
+        // What is left to do for it is done when it is told to revert.
+        Fail(host, absl::StrCat("could not go back by its own hand: ", WhatIsSaid(result)));
+      }
+      return;
+    }
+    // A verification that was asked for is newer, or will be.
+    if (host->busy() || host->state != HostState::kCommitted || result.verdict != Verdict::kUnhealthy) return;
+    host->verdict = Verdict::kUnhealthy;
+    Fail(host, absl::StrCat("not healthy any more: ", WhatIsSaid(result)));
   }
 
   void Advance() {

@@ -284,6 +284,14 @@ void SimAgent::Crash(bool power, Nanos away) {
   });
 }
 
+void SimAgent::Mend() {
+  slowness_ = 1;
+  for (const std::unique_ptr<SimService>& service : services_) {
+    std::fill(std::begin(service->healthy_), std::end(service->healthy_), true);
+    for (Disk::StoredRelease& stored : service->disk_.releases) stored.damaged = false;
+  }
+}
+
 bool SimAgent::DiesHere(absl::string_view place) {
   if (!world_.faults() || !world_.random().PerMille(world_.scenario().crash_per_mille)) return false;
   world_.Log(name_, ": FAULT: dies ", place);

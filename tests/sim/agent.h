@@ -93,6 +93,8 @@ class SimAgent {
   void Boot();
   // `power`: the whole host goes, with what was not flushed. It comes back after `away`.
   void Crash(bool power, Nanos away);
+  // From now on every version is healthy, no release is damaged, and nothing is slow.
+  void Mend();
   void SetDiskFull(bool full) { disk_full_ = full; }
 
   void OnOpen(uint64_t process);
@@ -124,7 +126,7 @@ class SimAgent {
   World& world_;
   const int host_;
   const std::string name_;
-  const Nanos slowness_;
+  Nanos slowness_;
   std::vector<std::string> names_;
   // What survives.
   std::vector<std::unique_ptr<SimService>> services_;

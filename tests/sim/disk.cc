@@ -240,6 +240,9 @@ absl::StatusOr<agent::Release> SimEngine::Keep(const std::string& operation_id, 
   if (!is_open || !transaction.commit_done) {
     return absl::FailedPreconditionError(absl::StrCat("operation ", operation_id, " is not committed"));
   }
+  if (transaction.undo_begun) {
+    return absl::FailedPreconditionError(absl::StrCat("operation ", operation_id, " is being undone"));
+  }
   host_.Work(20 * kMillisecond);
   if (host_.DiskIsFull() || host_.Fails("keep")) return absl::ResourceExhaustedError("no space left");
   if (transaction.target_release.empty()) Record(cause, operation_id);

@@ -293,15 +293,23 @@ Outcome World::Run() {
   After(scenario_.faults_end, [this] { FaultsEnd(); });
   controller_->Boot();
   for (const std::unique_ptr<SimAgent>& agent : agents_) agent->Boot();
-  const Nanos end = std::max<Nanos>(scenario_.faults_end, 30 * kSecond) + kPatience;
+  RunUntil(std::max<Nanos>(scenario_.faults_end, 30 * kSecond) + kPatience);
+  if (outcome_.invariant.empty()) monitor_->AtTheEnd();
+  if (outcome_.invariant.empty()) RollBackOnceMore();
+  for (const SimController::Stored& stored : controller_->store()) ++outcome_.ends[static_cast<int>(stored.replayed.state)];
+  outcome_.digest = digest_ ^ random_.Next();
+  return std::move(outcome_);
+}
+
+void World::RunUntil(Nanos end) {
   while (!queue_.empty() && outcome_.invariant.empty()) {
+    if (queue_.front().when > end) break;
     std::pop_heap(queue_.begin(), queue_.end(), Later());
     const Queued next = queue_.back();
     queue_.pop_back();
-    if (next.when > end) break;
     if (++outcome_.events > kMostEvents) {
       Violate("everything comes to rest", "events without end");
-      break;
+      return;
     }
     now_ = next.when;
     digest_ = (digest_ ^ static_cast<uint64_t>(now_) ^ next.order) * 0x100000001b3;
@@ -310,13 +318,37 @@ Outcome World::Run() {
     action();
     monitor_->AfterEvent();
   }
-  if (outcome_.invariant.empty()) {
-    now_ = end;
-    monitor_->AtTheEnd();
+  now_ = end;
+}
+
+// Whatever has happened: a fleet on which nothing is broken any more can be rolled back.
+void World::RollBackOnceMore() {
+  Log("once more, with everything in order");
+  for (const std::unique_ptr<SimAgent>& agent : agents_) agent->Mend();
+  controller::OperationSpec spec;
+  spec.environment = "prod";
+  spec.service = std::string(ServiceName(0));
+  spec.reason = "is it all in order?";
+  spec.target.kind = controller::TargetReference::Kind::kNamed;
+  spec.target.name = "v1";
+  spec.target.force = true;
+  spec.force = true;
+  spec.even_if_already_there = true;
+  std::string id;
+  std::string refused = "nobody answered";
+  controller_->Start(spec, "once-more", [&](const SimController::Answer& answer) {
+    id = answer.id;
+    refused = answer.refusal.message;
+  });
+  RunUntil(now_ + 30 * kMinute);
+  if (!outcome_.invariant.empty()) return;
+  const SimController::Stored* stored = controller_->Find(id);
+  if (stored == nullptr) {
+    Violate("a fleet in order can be rolled back", absl::StrCat("it was refused: ", refused));
+  } else if (stored->replayed.state != controller::OperationState::kSucceeded) {
+    Violate("a fleet in order can be rolled back",
+            absl::StrCat("it ", controller::NameOf(stored->replayed.state), ": ", stored->replayed.summary));
   }
-  for (const SimController::Stored& stored : controller_->store()) ++outcome_.ends[static_cast<int>(stored.replayed.state)];
-  outcome_.digest = digest_ ^ random_.Next();
-  return std::move(outcome_);
 }
 
 void World::FaultsEnd() {

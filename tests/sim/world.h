@@ -204,7 +204,9 @@ class World {
   void DeliverResult(int host, uint64_t number, agent::TaskResult result);
   // When a message arrives that is sent now; several times when doubled, never when lost.
   std::vector<Nanos> Arrivals(Nanos* last);
+  void RunUntil(Nanos end);
   void FaultsEnd();
+  void RollBackOnceMore();
 
   const uint64_t seed_;
   const Bug bug_;

@@ -204,6 +204,11 @@ class Decider {
         service->unattended.reset();
       }
     }
+    // It supersedes what an earlier operation has left here.
+    if (std::holds_alternative<PrepareStep>(task.step) && service->unattended.has_value() &&
+        service->unattended->operation_id != task.operation_id) {
+      service->unattended.reset();
+    }
     service->running = task;
     effects_.emplace_back(RunStep{task});
   }

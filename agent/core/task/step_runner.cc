@@ -280,10 +280,36 @@ absl::Status StepRunner::CheckConfig(const std::string& operation_id) {
   return absl::OkStatus();
 }
 
+absl::Status StepRunner::CloseAbandoned(const std::string& operation_id) {
+  absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
+  RB_RETURN_IF_ERROR(open.status());
+  if (open->phase == TransactionPhase::kNone || open->operation_id == operation_id) return absl::OkStatus();
+  // Whoever holds the lock now has superseded it: else a host that once did not answer could never be prepared again.
+  RB_RETURN_IF_ERROR(ports_.engine->Recover().status());
+  open = ports_.engine->GetOpenTransaction();
+  RB_RETURN_IF_ERROR(open.status());
+  switch (open->phase) {
+    case TransactionPhase::kNone:
+      return absl::OkStatus();
+    case TransactionPhase::kPrepared:
+      return ports_.engine->Undo(open->operation_id);
+    case TransactionPhase::kCommitted:
+      // It is what runs, whether good or not; Prepare captures it like any other state.
+      return ports_.engine
+          ->Keep(open->operation_id, Cause::kDeploy, false, false, absl::StrCat("superseded by ", operation_id))
+          .status();
+  }
+  return absl::OkStatus();
+}
+
 void StepRunner::Prepare(const Task& task, const PrepareStep& step, Context* context) {
   TaskResult* result = context->result;
   const absl::Duration begin = ports_.clock->Monotonic();
   context->progress(Stage::kCapturing, "");
+  if (const absl::Status closed = CloseAbandoned(task.operation_id); !closed.ok()) {
+    result->status = Annotate(closed, "an earlier operation is still open here");
+    return;
+  }
   EngineTarget target;
   std::unique_ptr<SnapshotSource> snapshot;
   std::unique_ptr<SnapshotSource> baseline;
