@@ -665,6 +665,7 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   RB_FAILPOINT("controller.driver.before-acknowledge");
   v1::ConnectResponse stored;
   stored.mutable_result_stored()->set_step_id(result.step_id());
+  stored.mutable_result_stored()->set_operation_is_over(running_.count(id) == 0);
   sender_.Send(agent, std::move(stored));
 }
 

@@ -135,6 +135,14 @@ void SimService::OnServiceStarts() {
   world_.monitor().OnServiceStarts(agent_.host_, number_);
 }
 
+bool SimService::in_order() const {
+  for (int version = 1; version <= kVersions; ++version) {
+    if (!healthy_[version]) return false;
+  }
+  return std::none_of(disk_.releases.begin(), disk_.releases.end(),
+                      [](const Disk::StoredRelease& stored) { return stored.damaged; });
+}
+
 void SimService::OpenRunner() {
   agent::ServicePorts ports;
   ports.service = name_;
@@ -199,12 +207,23 @@ SimAgent::~SimAgent() {
   }
 }
 
+agent::AgentState SimAgent::ReadJournal() const {
+  agent::AgentState state;
+  for (const agent::AgentEvent& event : journal_) state = agent::Decide(std::move(state), event, names_).state;
+  return state;
+}
+
 bool SimAgent::idle() const {
   if (!up_) return false;
   for (const auto& [name, service] : state_.services) {
-    if (service.running.has_value() || service.next.has_value() || service.unattended.has_value()) return false;
+    if (service.running.has_value() || service.next.has_value() || !service.looking.empty()) return false;
   }
   return true;
+}
+
+bool SimAgent::attended() const {
+  return std::none_of(state_.services.begin(), state_.services.end(),
+                      [](const auto& service) { return service.second.unattended.has_value(); });
 }
 
 void SimAgent::Boot() {
@@ -250,10 +269,7 @@ void SimAgent::Boot() {
       service->unit_.started_at = world_.now();
     }
   }
-  state_ = agent::AgentState();
-  for (const agent::AgentEvent& event : journal_) {
-    state_ = agent::Decide(std::move(state_), event, names_).state;
-  }
+  state_ = ReadJournal();
   if (Fingerprint(state_) != Fingerprint(replayed_)) {
     world_.Violate("the journal gives the same state again", absl::StrCat(name_, " reads another state than it kept"));
     return;
@@ -301,7 +317,7 @@ bool SimAgent::DiesHere(absl::string_view place) {
 
 bool SimAgent::Append(const agent::AgentEvent& event) {
   // A journal that has failed once is closed until it is opened anew.
-  if (disk_full_) journal_closed_ = true;
+  if (disk_full_) journal_closed_ = journal_has_failed_ = true;
   if (journal_closed_) return false;
   if (world_.bug() == Bug::kAgentRecordLost && world_.random().Percent(2)) return true;
   journal_.push_back(event);
@@ -330,12 +346,12 @@ void SimAgent::Take(const agent::AgentEvent& event) {
     decided = &changed;
   }
   if (arrived != nullptr && world_.bug() == Bug::kStepRunTwice) {
-    auto& ended = state_.services[arrived->task.service].ended;
-    ended.erase(std::remove_if(ended.begin(), ended.end(),
-                               [&](const agent::TaskResult& result) { return result.step_id == arrived->task.step_id; }),
-                ended.end());
+    SimService& asked = service(world_.ServiceNumber(arrived->task.service));
+    for (const agent::TaskResult& result : state_.services[asked.name()].ended) {
+      if (result.step_id == arrived->task.step_id) asked.Post(arrived->task);
+    }
   }
-  const bool journalled = agent::IsJournalled(*decided);
+  const bool journalled = agent::IsJournalled(state_, *decided);
   const bool fails = journalled && (disk_full_ || journal_closed_);
   agent::AgentDecision decision =
       agent::Decide(fails || planted_early ? state_ : std::move(state_), *decided, names_);
@@ -408,8 +424,9 @@ void SimAgent::Carry(const agent::AgentEffect& effect) {
   } else if (const auto* arm = std::get_if<agent::ArmPatience>(&effect)) {
     world_.After(absl::ToInt64Nanoseconds(arm->after), [this, arm = *arm, process = process_] {
       if (process != process_ || !up_) return;
-      world_.Log(name_, " ", arm.service, ": patience ", arm.number, " ends");
-      Take(agent::PatienceEnded{arm.service, arm.number});
+      const bool attended = agent::IsAttended(state_, arm.service, world_.IsOpenAtAgent(host_));
+      if (!attended) world_.Log(name_, " ", arm.service, ": patience ", arm.number, " ends");
+      Take(agent::PatienceEnded{arm.service, arm.number, attended});
     });
   }
 }
@@ -426,8 +443,8 @@ void SimAgent::OnMessage(const ToAgent& message) {
     world_.Log(name_, ": gets ", task->step_id, " of ", task->fencing_number);
     Take(agent::TaskArrived{*task});
   } else if (const auto* stored = std::get_if<ResultStoredMessage>(&message)) {
-    world_.Log(name_, ": hears that ", stored->step_id, " is stored");
-    Take(agent::ResultStored{stored->step_id});
+    world_.Log(name_, ": hears that ", stored->step_id, " is stored", stored->over ? ", and all is over" : "");
+    Take(agent::ResultStored{stored->step_id, stored->over});
   } else if (const auto* cancel = std::get_if<CancelMessage>(&message)) {
     world_.Log(name_, ": is to stop ", cancel->step_id);
     Take(agent::CancelArrived{cancel->step_id});

@@ -42,7 +42,8 @@ class SimService final : public HostPort {
   const Unit& unit() const { return unit_; }
   SimEngine& engine() { return engine_; }
   const std::string& name() const { return name_; }
-  bool busy() const { return fiber_->running(); }
+  // Whatever version it is brought to, nothing is in the way of it.
+  bool in_order() const;
 
  private:
   friend class SimAgent;
@@ -106,8 +107,12 @@ class SimAgent {
   uint64_t process() const { return process_; }
   SimService& service(int number) { return *services_[static_cast<size_t>(number)]; }
   const agent::AgentState& state() const { return state_; }
-  // No step is under way or waiting, and no timer is armed.
+  agent::AgentState ReadJournal() const;
+  // No step is under way or waiting.
   bool idle() const;
+  // Nobody waits for the controller to come back.
+  bool attended() const;
+  bool journal_has_failed() const { return journal_has_failed_; }
   bool journal_closed() const { return journal_closed_; }
 
  private:
@@ -132,6 +137,7 @@ class SimAgent {
   std::vector<std::unique_ptr<SimService>> services_;
   std::vector<agent::AgentEvent> journal_;
   bool disk_full_ = false;
+  bool journal_has_failed_ = false;
   // What does not.
   bool up_ = false;
   uint64_t process_ = 0;

@@ -38,6 +38,12 @@ const SimController::Stored* SimController::Find(const std::string& id) const {
   return nullptr;
 }
 
+controller::Operation SimController::Stored::Read() const {
+  controller::Operation operation;
+  for (const controller::Event& event : events) operation = controller::Decide(operation, event).operation;
+  return operation;
+}
+
 void SimController::Crash(Nanos away) {
   if (!up_) return;
   world_.Log("controller: FAULT: killed, back in ", away / kMillisecond, " ms");
@@ -61,9 +67,8 @@ void SimController::Boot() {
   world_.monitor().OnControllerReplayed();
   std::vector<std::pair<std::string, std::vector<controller::Effect>>> outstanding;
   for (size_t i = 0; i < store_.size(); ++i) {
-    Stored& stored = store_[i];
-    controller::Operation operation;
-    for (const controller::Event& event : stored.events) operation = controller::Decide(operation, event).operation;
+    const Stored& stored = store_[i];
+    controller::Operation operation = stored.Read();
     if (Fingerprint(operation) != Fingerprint(stored.replayed)) {
       world_.Violate("the journal gives the same state again", absl::StrCat("the controller reads another ", stored.id));
       return;
@@ -412,7 +417,7 @@ void SimController::OnResult(int host, const agent::TaskResult& result) {
   if (found != running_.end()) {
     if (world_.bug() == Bug::kAcknowledgedBeforeStored) {
       world_.monitor().OnResultAcknowledged(host, id, result.step_id);
-      world_.Send(host, ResultStoredMessage{result.step_id});
+      world_.Send(host, ResultStoredMessage{result.step_id, false});
     }
     controller::Event event = NewEvent(found->second);
     event.body = controller::StepEnded{name, ResultFor(result)};
@@ -423,7 +428,7 @@ void SimController::OnResult(int host, const agent::TaskResult& result) {
   }
   if (DiesHere("before it acknowledges")) return;
   world_.monitor().OnResultAcknowledged(host, id, result.step_id);
-  world_.Send(host, ResultStoredMessage{result.step_id});
+  world_.Send(host, ResultStoredMessage{result.step_id, running_.count(id) == 0});
 }
 
 }  // namespace rb::sim

@@ -26,6 +26,8 @@ class SimController {
     std::vector<controller::Event> events;
     // The events folded.
     controller::Operation replayed;
+    // The same, from the beginning.
+    controller::Operation Read() const;
     bool ended() const { return controller::IsFinal(replayed.state); }
   };
   struct Answer {

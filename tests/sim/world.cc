@@ -14,7 +14,7 @@ constexpr Nanos kFirstWait = 100 * kMillisecond;
 constexpr Nanos kLongestWait = 5 * kSecond;
 // How long after the last fault everything has to have ended: the deadlines of every step of two operations that were
 // answered by nobody, and room.
-constexpr Nanos kPatience = 300 * kMinute;
+constexpr Nanos kPatience = 5 * kHour;
 // A world that does not come to rest is broken.
 constexpr uint64_t kMostEvents = 200'000;
 
@@ -71,9 +71,8 @@ void World::Draw() {
   scenario_.on_failure = static_cast<controller::OnFailure>(random.Below(3));
   scenario_.verify_deadline = absl::Seconds(random.Between(2, 60));
   if (random.Percent(30)) scenario_.verify_soak = absl::Seconds(random.Between(1, 20));
-  const uint64_t length = random.Below(10);
-  const Nanos lengths[] = {20 * kSecond, 3 * kMinute, 45 * kMinute};
-  const Nanos longest = lengths[length < 6 ? 0 : length < 9 ? 1 : 2];
+  const uint64_t length = random.Below(20);
+  const Nanos longest = length < 11 ? 20 * kSecond : length < 16 ? 3 * kMinute : length < 18 ? kHour : 6 * kHour;
   // A few worlds are without any fault: what should work does.
   scenario_.faults_end = random.Percent(4) ? 0 : random.Between(longest / 4, longest);
   if (random.Percent(30)) scenario_.latency = random.Between(kMillisecond, 300 * kMillisecond);
@@ -82,7 +81,8 @@ void World::Draw() {
     scenario_.drop_per_mille = static_cast<int>(random.Below(3) * random.Below(40));
     scenario_.double_per_mille = static_cast<int>(random.Below(3) * random.Below(100));
     scenario_.late_per_mille = static_cast<int>(random.Below(3) * random.Below(50));
-    scenario_.latest = random.Percent(80) ? 30 * kSecond : 10 * kMinute;
+    scenario_.latest = random.Percent(70) ? 30 * kSecond : random.Percent(50) ? 10 * kMinute : 2 * kHour;
+    scenario_.stray_percent = random.Percent(50) ? static_cast<int>(random.Between(1, 60)) : 0;
   }
   if (random.Percent(40)) scenario_.crash_per_mille = static_cast<int>(random.Between(1, 20));
   if (random.Percent(40)) scenario_.crash_in_step_per_mille = static_cast<int>(random.Between(1, 15));
@@ -108,8 +108,8 @@ void World::Draw() {
       absl::FormatDuration(scenario_.verify_deadline), " soak ", absl::FormatDuration(scenario_.verify_soak),
       ", faults until ", scenario_.faults_end / kMillisecond, " ms, ",
       scenario_.datagrams ? "messages on their own" : "streams", ", latency ", scenario_.latency / kMillisecond,
-      " ms; per mille: drop ", scenario_.drop_per_mille, ", double ", scenario_.double_per_mille, ", late ",
-      scenario_.late_per_mille, ", crash ", scenario_.crash_per_mille, ", crash in a step ",
+      " ms; per mille: drop ", scenario_.drop_per_mille, ", double ", scenario_.double_per_mille, ", stray ",
+      scenario_.stray_percent, " %, late ", scenario_.late_per_mille, ", crash ", scenario_.crash_per_mille, ", crash in a step ",
       scenario_.crash_in_step_per_mille, ", fail ", scenario_.fail_per_mille, ", flaky ", scenario_.flaky_per_mille,
       "; unhealthy ", scenario_.unhealthy_percent, " %");
 }
@@ -374,7 +374,11 @@ std::vector<Nanos> World::Arrivals(Nanos* last) {
     return {*last};
   }
   std::vector<Nanos> arrivals;
-  if (random_.PerMille(scenario_.drop_per_mille)) return arrivals;
+  if (random_.PerMille(scenario_.drop_per_mille)) {
+    // Given up by everybody, and there all the same when nobody expects it.
+    if (random_.Percent(scenario_.stray_percent)) arrivals.push_back(now_ + random_.Between(kMinute, 3 * kHour));
+    return arrivals;
+  }
   const int copies = random_.PerMille(scenario_.double_per_mille) ? 2 : 1;
   for (int copy = 0; copy < copies; ++copy) {
     const bool late = random_.PerMille(scenario_.late_per_mille);

@@ -78,6 +78,8 @@ struct Scenario {
   bool datagrams = false;
   int drop_per_mille = 0;
   int double_per_mille = 0;
+  // Of those lost, how many turn up much later.
+  int stray_percent = 0;
   int late_per_mille = 0;
   Nanos latest = 0;
   Nanos latency = kMillisecond;
@@ -107,6 +109,7 @@ struct Outcome {
 struct Welcome {};
 struct ResultStoredMessage {
   std::string step_id;
+  bool over = false;
 };
 struct CancelMessage {
   std::string step_id;
@@ -154,6 +157,7 @@ class World {
   void Dial(int host, uint64_t process);
   // Both processes' ends are gone at once; the other side learns of it. `silently`: only after its keepalive.
   void BreakLink(int host, bool silently);
+  bool IsOpenAtAgent(int host) const { return links_[static_cast<size_t>(host)].open_at_agent; }
   // False when it knows of no connection.
   bool Send(int host, ToAgent message);
   bool SendResult(int host, const agent::TaskResult& result);

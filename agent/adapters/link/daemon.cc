@@ -75,7 +75,10 @@ class Daemon {
     for (const std::string& name : names_) hello.add_services(name);
     AgentLinkClient::Handlers handlers;
     handlers.on_open = [this](const v1::Welcome& welcome) { OnOpen(welcome); };
-    handlers.on_close = [this] { metrics_->SetLinkConnected(false); };
+    handlers.on_close = [this] {
+      connected_ = false;
+      metrics_->SetLinkConnected(false);
+    };
     handlers.on_message = [this](const v1::ConnectResponse& message) { OnMessage(message); };
     absl::StatusOr<std::unique_ptr<AgentLinkClient>> link = AgentLinkClient::Create(
         options_.state_folder + "/identity", loop_, clock_, std::move(hello), std::move(handlers));
@@ -120,7 +123,7 @@ class Daemon {
 
   void Take(const AgentEvent& event) {
     AgentDecision decision = Decide(state_, event, names_);
-    if (IsJournalled(event)) {
+    if (IsJournalled(state_, event)) {
       if (const absl::Status appended = journal_->Append(event); !appended.ok()) {
         // Without a journal nothing may be promised: the step is refused or its result is not sent, and asked for
         // again.
@@ -203,11 +206,12 @@ class Daemon {
 
   void Carry(const ArmPatience& effect) {
     loop_.PostAt(clock_.Monotonic() + effect.after, [this, effect] {
-      Take(PatienceEnded{effect.service, effect.number});
+      Take(PatienceEnded{effect.service, effect.number, IsAttended(state_, effect.service, connected_)});
     });
   }
 
   void OnOpen(const v1::Welcome& welcome) {
+    connected_ = true;
     metrics_->SetLinkConnected(true);
     for (const v1::ServicePolicy& policy : welcome.policies()) {
       const auto worker = workers_.find(policy.service());
@@ -237,7 +241,7 @@ class Daemon {
       result.status = task.status();
       Send(result);
     } else if (message.has_result_stored()) {
-      Take(ResultStored{message.result_stored().step_id()});
+      Take(ResultStored{message.result_stored().step_id(), message.result_stored().operation_is_over()});
     } else if (message.has_cancel_task()) {
       Take(CancelArrived{message.cancel_task().step_id()});
     }
@@ -360,6 +364,7 @@ class Daemon {
   AgentState state_;
   std::unique_ptr<AgentJournal> journal_;
   std::unique_ptr<AgentLinkClient> link_;
+  bool connected_ = false;
   EventLoop loop_;
   EventLoop background_;
 };

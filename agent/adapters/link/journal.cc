@@ -15,6 +15,7 @@ namespace {
 constexpr char kTask = 'T';
 constexpr char kEnded = 'E';
 constexpr char kStored = 'S';
+constexpr char kStoredOver = 'O';
 constexpr char kPatience = 'P';
 
 constexpr uint64_t kLargeBytes = 4 << 20;
@@ -29,7 +30,7 @@ std::string Encode(const AgentEvent& event) {
     return absl::StrCat(std::string(1, kEnded), ToWire(ended->result).SerializeAsString());
   }
   if (const auto* stored = std::get_if<ResultStored>(&event)) {
-    return absl::StrCat(std::string(1, kStored), stored->step_id);
+    return absl::StrCat(std::string(1, stored->over ? kStoredOver : kStored), stored->step_id);
   }
   const auto& patience = std::get<PatienceEnded>(event);
   return absl::StrCat(std::string(1, kPatience), patience.number, " ", patience.service);
@@ -52,7 +53,9 @@ absl::StatusOr<AgentEvent> Decode(const std::string& record) {
       return AgentEvent(StepEnded{FromWire(wire)});
     }
     case kStored:
-      return AgentEvent(ResultStored{body});
+      return AgentEvent(ResultStored{body, false});
+    case kStoredOver:
+      return AgentEvent(ResultStored{body, true});
     case kPatience: {
       const std::pair<std::string, std::string> parts = absl::StrSplit(body, absl::MaxSplits(' ', 1));
       PatienceEnded patience;

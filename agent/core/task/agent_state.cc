@@ -53,8 +53,10 @@ class Decider {
     }
     service.highest_fencing_number = task.fencing_number;
     if (service.running.has_value()) {
-      // A revert does not wait for a verification or a preparation.
-      if (std::holds_alternative<RevertStep>(task.step)) {
+      // A revert does not wait for a verification or a preparation; and whoever asks for the next step has given up
+      // waiting for a verdict, or does not know of ours.
+      const bool is_revert = std::holds_alternative<RevertStep>(task.step);
+      if (is_revert || (std::holds_alternative<VerifyStep>(service.running->step) && !service.next.has_value())) {
         effects_.emplace_back(CancelRunning{task.service});
         service.next = task;
       } else {
@@ -102,6 +104,16 @@ class Decider {
   }
 
   void operator()(const ResultStored& event) {
+    if (event.over) {
+      for (auto& [name, service] : state_.services) {
+        if (!service.unattended.has_value()) continue;
+        for (const TaskResult& result : service.ended) {
+          if (result.step_id == event.step_id && result.operation_id == service.unattended->operation_id) {
+            service.unattended->over = true;
+          }
+        }
+      }
+    }
     state_.owed.erase(std::remove(state_.owed.begin(), state_.owed.end(), event.step_id), state_.owed.end());
   }
 
@@ -128,7 +140,7 @@ class Decider {
     if (found == state_.services.end()) return;
     ServiceState& service = found->second;
     if (!service.unattended.has_value() || service.unattended->number != event.number) return;
-    if (service.running.has_value()) {
+    if (service.running.has_value() || event.attended) {
       // Somebody is at work after all; look again later.
       effects_.emplace_back(ArmPatience{event.service, service.unattended->policy.patience, event.number});
       return;
@@ -214,7 +226,8 @@ class Decider {
   }
 
   void AfterAlone(ServiceState* service, const Task& task, const TaskResult& result) {
-    if (!service->unattended.has_value()) return;
+    // Who comes next takes over.
+    if (!service->unattended.has_value() || service->next.has_value()) return;
     const UnattendedPolicy policy = service->unattended->policy;
     if (!std::holds_alternative<VerifyStep>(task.step)) {
       service->unattended.reset();
@@ -224,7 +237,7 @@ class Decider {
     const bool undo = healthy ? policy.undo_when_unconfirmed : policy.undo_when_unhealthy;
     service->unattended.reset();
     // Kept as it is: a lost report alone never undoes a healthy host.
-    if (!undo || service->next.has_value()) return;
+    if (!undo) return;
     Task revert;
     revert.operation_id = task.operation_id;
     revert.step_id = absl::StrCat(kAlonePrefix, task.operation_id, "/revert");
@@ -244,10 +257,22 @@ class Decider {
 
 }  // namespace
 
-bool IsJournalled(const AgentEvent& event) {
+bool IsJournalled(const AgentState& state, const AgentEvent& event) {
   if (const auto* arrived = std::get_if<TaskArrived>(&event)) return !ReadsOnly(arrived->task);
-  return std::holds_alternative<StepEnded>(event) || std::holds_alternative<ResultStored>(event) ||
-         std::holds_alternative<PatienceEnded>(event);
+  if (const auto* patience = std::get_if<PatienceEnded>(&event)) return !patience->attended;
+  if (const auto* ended = std::get_if<StepEnded>(&event)) {
+    const auto found = state.services.find(ended->result.service);
+    return found == state.services.end() ||
+           std::none_of(found->second.looking.begin(), found->second.looking.end(),
+                        [&](const Task& task) { return task.step_id == ended->result.step_id; });
+  }
+  return std::holds_alternative<ResultStored>(event);
+}
+
+bool IsAttended(const AgentState& state, const std::string& service, bool connected) {
+  const auto found = state.services.find(service);
+  if (!connected || found == state.services.end()) return false;
+  return !found->second.unattended.has_value() || !found->second.unattended->over;
 }
 
 bool BeginsSomething(const AgentDecision& decision) {

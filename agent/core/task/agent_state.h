@@ -26,6 +26,8 @@ struct Unattended {
   UnattendedPolicy policy;
   // Timers that were armed for an earlier commit do not count.
   uint64_t number = 0;
+  // The controller has ended the operation without coming back to this host, and will not.
+  bool over = false;
 };
 
 struct ServiceState {
@@ -34,7 +36,7 @@ struct ServiceState {
   std::optional<Task> running;
   // Inspections that were begun. They are not in the journal, so nothing that is may depend on them.
   std::vector<Task> looking;
-  // A revert that waits for the running step to stop.
+  // A revert that waits for the running step to stop, or another step that waits for a verification to stop.
   std::optional<Task> next;
   // Ended steps, oldest first; bounded. A repeated step is answered from here.
   std::deque<TaskResult> ended;
@@ -57,6 +59,8 @@ struct StepEnded {
 };
 struct ResultStored {
   std::string step_id;
+  // Its operation is no longer running.
+  bool over = false;
 };
 struct CancelArrived {
   std::string step_id;
@@ -65,11 +69,14 @@ struct LinkOpened {};
 struct PatienceEnded {
   std::string service;
   uint64_t number = 0;
+  // See IsAttended.
+  bool attended = false;
 };
 struct Restarted {};
 using AgentEvent =
     std::variant<TaskArrived, StepEnded, ResultStored, CancelArrived, LinkOpened, PatienceEnded, Restarted>;
-bool IsJournalled(const AgentEvent& event);
+// `state`: the one before the event. Looking leaves no trace, nor does a timer that nobody needs.
+bool IsJournalled(const AgentState& state, const AgentEvent& event);
 
 // Effects.
 struct RunStep {
@@ -92,6 +99,10 @@ struct AgentDecision {
   AgentState state;
   std::vector<AgentEffect> effects;
 };
+
+// Whether the controller can be trusted to come back to a committed host: it is connected, and has not said that the
+// operation is over. It may have other hosts to wait for, for as long as a deploy takes.
+bool IsAttended(const AgentState& state, const std::string& service, bool connected);
 
 // True when the event begins something, now or next: that must not happen unless it is in the journal. Where it cannot
 // be written, a step that is known already is still answered as ever.
