@@ -618,6 +618,11 @@ void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report)
   info.last_seen_at = clock_.Now();
   if (info.reports.size() > 100 && info.reports.count(report.service()) == 0) return;
   info.reports[report.service()] = report;
+  if (!report.open_operation_id().empty() && running_.count(report.open_operation_id()) == 0) {
+    v1::ConnectResponse over;
+    over.mutable_operation_over()->set_operation_id(report.open_operation_id());
+    sender_.Send(agent, std::move(over));
+  }
   absl::Time proved = absl::InfinitePast();
   for (const v1::Release& release : report.releases()) {
     if (release.has_last_proved_at()) proved = std::max(proved, FromProto(release.last_proved_at()));
@@ -665,7 +670,6 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   RB_FAILPOINT("controller.driver.before-acknowledge");
   v1::ConnectResponse stored;
   stored.mutable_result_stored()->set_step_id(result.step_id());
-  stored.mutable_result_stored()->set_operation_is_over(running_.count(id) == 0);
   sender_.Send(agent, std::move(stored));
 }
 

@@ -317,7 +317,7 @@ bool SimAgent::DiesHere(absl::string_view place) {
 
 bool SimAgent::Append(const agent::AgentEvent& event) {
   // A journal that has failed once is closed until it is opened anew.
-  if (disk_full_) journal_closed_ = journal_has_failed_ = true;
+  if (disk_full_) journal_closed_ = true;
   if (journal_closed_) return false;
   if (world_.bug() == Bug::kAgentRecordLost && world_.random().Percent(2)) return true;
   journal_.push_back(event);
@@ -420,12 +420,16 @@ void SimAgent::Carry(const agent::AgentEffect& effect) {
       }
     }
     world_.monitor().OnResultSent(host_, send->result, recorded);
-    world_.SendResult(host_, send->result);
+    world_.Send(host_, ToController(send->result));
   } else if (const auto* arm = std::get_if<agent::ArmPatience>(&effect)) {
     world_.After(absl::ToInt64Nanoseconds(arm->after), [this, arm = *arm, process = process_] {
       if (process != process_ || !up_) return;
       const bool attended = agent::IsAttended(state_, arm.service, world_.IsOpenAtAgent(host_));
-      if (!attended) world_.Log(name_, " ", arm.service, ": patience ", arm.number, " ends");
+      if (attended) {
+        SendReports();
+      } else {
+        world_.Log(name_, " ", arm.service, ": patience ", arm.number, " ends");
+      }
       Take(agent::PatienceEnded{arm.service, arm.number, attended});
     });
   }
@@ -434,7 +438,15 @@ void SimAgent::Carry(const agent::AgentEffect& effect) {
 void SimAgent::OnOpen(uint64_t process) {
   if (process != process_ || !up_) return;
   world_.Log(name_, ": connected");
+  SendReports();
   Take(agent::LinkOpened{});
+}
+
+// In life also every half a minute; here when a timer looks, so that a world can come to rest.
+void SimAgent::SendReports() {
+  for (const auto& [name, service] : state_.services) {
+    if (service.unattended.has_value()) world_.Send(host_, ToController(Report{service.unattended->operation_id}));
+  }
 }
 
 void SimAgent::OnMessage(const ToAgent& message) {
@@ -443,8 +455,11 @@ void SimAgent::OnMessage(const ToAgent& message) {
     world_.Log(name_, ": gets ", task->step_id, " of ", task->fencing_number);
     Take(agent::TaskArrived{*task});
   } else if (const auto* stored = std::get_if<ResultStoredMessage>(&message)) {
-    world_.Log(name_, ": hears that ", stored->step_id, " is stored", stored->over ? ", and all is over" : "");
-    Take(agent::ResultStored{stored->step_id, stored->over});
+    world_.Log(name_, ": hears that ", stored->step_id, " is stored");
+    Take(agent::ResultStored{stored->step_id});
+  } else if (const auto* over = std::get_if<OverMessage>(&message)) {
+    world_.Log(name_, ": hears that ", over->operation_id, " is over");
+    Take(agent::OperationIsOver{over->operation_id});
   } else if (const auto* cancel = std::get_if<CancelMessage>(&message)) {
     world_.Log(name_, ": is to stop ", cancel->step_id);
     Take(agent::CancelArrived{cancel->step_id});

@@ -112,7 +112,6 @@ class SimAgent {
   bool idle() const;
   // Nobody waits for the controller to come back.
   bool attended() const;
-  bool journal_has_failed() const { return journal_has_failed_; }
   bool journal_closed() const { return journal_closed_; }
 
  private:
@@ -121,6 +120,7 @@ class SimAgent {
   // Durable when true. False: for good, until the process starts again.
   bool Append(const agent::AgentEvent& event);
   void Carry(const agent::AgentEffect& effect);
+  void SendReports();
   // True when the process has died at this place.
   bool DiesHere(absl::string_view place);
   // Reads what is new in the journal.
@@ -137,7 +137,6 @@ class SimAgent {
   std::vector<std::unique_ptr<SimService>> services_;
   std::vector<agent::AgentEvent> journal_;
   bool disk_full_ = false;
-  bool journal_has_failed_ = false;
   // What does not.
   bool up_ = false;
   uint64_t process_ = 0;

@@ -400,6 +400,10 @@ void SimController::OnAgentLost(int host) {
   for (const std::string& key : ready) FinishInspecting(key);
 }
 
+void SimController::OnReport(int host, const Report& report) {
+  if (running_.count(report.open_operation_id) == 0) world_.Send(host, OverMessage{report.open_operation_id});
+}
+
 void SimController::OnResult(int host, const agent::TaskResult& result) {
   const std::string& id = result.operation_id;
   const std::string name = World::HostName(host);
@@ -417,7 +421,7 @@ void SimController::OnResult(int host, const agent::TaskResult& result) {
   if (found != running_.end()) {
     if (world_.bug() == Bug::kAcknowledgedBeforeStored) {
       world_.monitor().OnResultAcknowledged(host, id, result.step_id);
-      world_.Send(host, ResultStoredMessage{result.step_id, false});
+      world_.Send(host, ResultStoredMessage{result.step_id});
     }
     controller::Event event = NewEvent(found->second);
     event.body = controller::StepEnded{name, ResultFor(result)};
@@ -428,7 +432,7 @@ void SimController::OnResult(int host, const agent::TaskResult& result) {
   }
   if (DiesHere("before it acknowledges")) return;
   world_.monitor().OnResultAcknowledged(host, id, result.step_id);
-  world_.Send(host, ResultStoredMessage{result.step_id, running_.count(id) == 0});
+  world_.Send(host, ResultStoredMessage{result.step_id});
 }
 
 }  // namespace rb::sim

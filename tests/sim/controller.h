@@ -51,6 +51,7 @@ class SimController {
 
   void OnAgentConnected(int host);
   void OnAgentLost(int host);
+  void OnReport(int host, const Report& report);
   void OnResult(int host, const agent::TaskResult& result);
 
   const std::vector<Stored>& store() const { return store_; }

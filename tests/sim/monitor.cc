@@ -474,9 +474,7 @@ void Monitor::AtTheEnd() {
       if (!agent.idle()) {
         world_.Violate("everything comes to rest", absl::StrCat(agent.name(), " is still at work"));
       }
-      // The last word of an operation can be lost alone, or come to an agent that can write nothing down. The host is
-      // named then, and the next operation takes it over.
-      if (!agent.attended() && !world_.scenario().datagrams && !agent.journal_has_failed()) {
+      if (!agent.attended()) {
         world_.Violate("everything comes to rest", absl::StrCat(agent.name(), " waits for somebody to come back"));
       }
       const Disk& disk = agent.service(number).disk();

@@ -414,22 +414,26 @@ void World::Deliver(int host, uint64_t number, ToAgent message) {
   agent(host).OnMessage(message);
 }
 
-bool World::SendResult(int host, const agent::TaskResult& result) {
+bool World::Send(int host, ToController message) {
   Link& link = links_[static_cast<size_t>(host)];
   if (!link.open_at_agent || link.at_agent == 0) return false;
   if (!scenario_.datagrams && link.at_agent != link.alive) return true;
   const uint64_t number = link.at_agent;
   for (const Nanos when : Arrivals(&link.last_to_controller)) {
-    After(when - now_, [this, host, number, result] { DeliverResult(host, number, result); });
+    After(when - now_, [this, host, number, message] { Deliver(host, number, message); });
   }
   return true;
 }
 
-void World::DeliverResult(int host, uint64_t number, agent::TaskResult result) {
+void World::Deliver(int host, uint64_t number, ToController message) {
   Link& link = links_[static_cast<size_t>(host)];
   if (link.cut_off || !controller_->up()) return;
   if (!scenario_.datagrams && number != link.at_controller) return;
-  controller_->OnResult(host, result);
+  if (const auto* result = std::get_if<agent::TaskResult>(&message)) {
+    controller_->OnResult(host, *result);
+  } else {
+    controller_->OnReport(host, std::get<Report>(message));
+  }
 }
 
 void World::Dial(int host, uint64_t process) {
@@ -468,7 +472,7 @@ void World::DialNow(int host, uint64_t process) {
     now.at_controller = number;
     // The greeting is what opens a connection: it is not lost by itself.
     now.last_to_agent = now_ + scenario_.latency;
-    After(scenario_.latency, [this, host, number] { Deliver(host, number, Welcome()); });
+    After(scenario_.latency, [this, host, number] { Deliver(host, number, ToAgent(Welcome())); });
     controller_->OnAgentConnected(host);
   });
 }

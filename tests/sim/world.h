@@ -109,12 +109,19 @@ struct Outcome {
 struct Welcome {};
 struct ResultStoredMessage {
   std::string step_id;
-  bool over = false;
+};
+struct OverMessage {
+  std::string operation_id;
 };
 struct CancelMessage {
   std::string step_id;
 };
-using ToAgent = std::variant<Welcome, agent::Task, ResultStoredMessage, CancelMessage>;
+using ToAgent = std::variant<Welcome, agent::Task, ResultStoredMessage, OverMessage, CancelMessage>;
+// The part of a service's report that matters here: the operation that it still holds open.
+struct Report {
+  std::string open_operation_id;
+};
+using ToController = std::variant<agent::TaskResult, Report>;
 
 class World {
  public:
@@ -160,7 +167,7 @@ class World {
   bool IsOpenAtAgent(int host) const { return links_[static_cast<size_t>(host)].open_at_agent; }
   // False when it knows of no connection.
   bool Send(int host, ToAgent message);
-  bool SendResult(int host, const agent::TaskResult& result);
+  bool Send(int host, ToController message);
   void ControllerIsGone(bool silently);
 
  private:
@@ -205,7 +212,7 @@ class World {
   void Append(const std::string& text);
   void DialNow(int host, uint64_t process);
   void Deliver(int host, uint64_t number, ToAgent message);
-  void DeliverResult(int host, uint64_t number, agent::TaskResult result);
+  void Deliver(int host, uint64_t number, ToController message);
   // When a message arrives that is sent now; several times when doubled, never when lost.
   std::vector<Nanos> Arrivals(Nanos* last);
   void RunUntil(Nanos end);

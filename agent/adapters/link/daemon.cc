@@ -241,7 +241,9 @@ class Daemon {
       result.status = task.status();
       Send(result);
     } else if (message.has_result_stored()) {
-      Take(ResultStored{message.result_stored().step_id(), message.result_stored().operation_is_over()});
+      Take(ResultStored{message.result_stored().step_id()});
+    } else if (message.has_operation_over()) {
+      Take(OperationIsOver{message.operation_over().operation_id()});
     } else if (message.has_cancel_task()) {
       Take(CancelArrived{message.cancel_task().step_id()});
     }

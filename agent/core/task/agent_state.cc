@@ -11,6 +11,12 @@ namespace {
 
 bool ReadsOnly(const Task& task) { return std::holds_alternative<InspectStep>(task.step); }
 
+// Waits for somebody to take it over, and was not told yet that nobody will.
+bool Holds(const ServiceState& service, const std::string& operation_id) {
+  return service.unattended.has_value() && service.unattended->operation_id == operation_id &&
+         !service.unattended->over;
+}
+
 TaskResult Refused(const Task& task, const absl::Status& status) {
   TaskResult result;
   result.operation_id = task.operation_id;
@@ -104,17 +110,13 @@ class Decider {
   }
 
   void operator()(const ResultStored& event) {
-    if (event.over) {
-      for (auto& [name, service] : state_.services) {
-        if (!service.unattended.has_value()) continue;
-        for (const TaskResult& result : service.ended) {
-          if (result.step_id == event.step_id && result.operation_id == service.unattended->operation_id) {
-            service.unattended->over = true;
-          }
-        }
-      }
-    }
     state_.owed.erase(std::remove(state_.owed.begin(), state_.owed.end(), event.step_id), state_.owed.end());
+  }
+
+  void operator()(const OperationIsOver& event) {
+    for (auto& [name, service] : state_.services) {
+      if (Holds(service, event.operation_id)) service.unattended->over = true;
+    }
   }
 
   void operator()(const CancelArrived& event) {
@@ -265,6 +267,10 @@ bool IsJournalled(const AgentState& state, const AgentEvent& event) {
     return found == state.services.end() ||
            std::none_of(found->second.looking.begin(), found->second.looking.end(),
                         [&](const Task& task) { return task.step_id == ended->result.step_id; });
+  }
+  if (const auto* over = std::get_if<OperationIsOver>(&event)) {
+    return std::any_of(state.services.begin(), state.services.end(),
+                       [&](const auto& service) { return Holds(service.second, over->operation_id); });
   }
   return std::holds_alternative<ResultStored>(event);
 }

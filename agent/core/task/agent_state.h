@@ -59,8 +59,10 @@ struct StepEnded {
 };
 struct ResultStored {
   std::string step_id;
-  // Its operation is no longer running.
-  bool over = false;
+};
+// The controller does not run it any more.
+struct OperationIsOver {
+  std::string operation_id;
 };
 struct CancelArrived {
   std::string step_id;
@@ -74,7 +76,8 @@ struct PatienceEnded {
 };
 struct Restarted {};
 using AgentEvent =
-    std::variant<TaskArrived, StepEnded, ResultStored, CancelArrived, LinkOpened, PatienceEnded, Restarted>;
+    std::variant<TaskArrived, StepEnded, ResultStored, OperationIsOver, CancelArrived, LinkOpened, PatienceEnded,
+                 Restarted>;
 // `state`: the one before the event. Looking leaves no trace, nor does a timer that nobody needs.
 bool IsJournalled(const AgentState& state, const AgentEvent& event);
 
