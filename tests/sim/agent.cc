@@ -353,8 +353,7 @@ void SimAgent::Take(const agent::AgentEvent& event) {
   }
   const bool journalled = agent::IsJournalled(state_, *decided);
   const bool fails = journalled && (disk_full_ || journal_closed_);
-  agent::AgentDecision decision =
-      agent::Decide(fails || planted_early ? state_ : std::move(state_), *decided, names_);
+  agent::AgentDecision decision = agent::Decide(fails || planted_early ? state_ : std::move(state_), *decided, names_);
   const uint64_t process = process_;
   if (planted_early) {
     for (const agent::AgentEffect& effect : decision.effects) Carry(effect);

@@ -70,7 +70,8 @@ void SimController::Boot() {
     const Stored& stored = store_[i];
     controller::Operation operation = stored.Read();
     if (Fingerprint(operation) != Fingerprint(stored.replayed)) {
-      world_.Violate("the journal gives the same state again", absl::StrCat("the controller reads another ", stored.id));
+      world_.Violate("the journal gives the same state again",
+                     absl::StrCat("the controller reads another ", stored.id));
       return;
     }
     if (controller::IsFinal(operation.state)) continue;
@@ -230,9 +231,8 @@ void SimController::ArmDeadline(const std::string& id, const controller::StartSt
     const auto found = running_.find(id);
     if (found == running_.end()) return;
     const auto& hosts = found->second.operation.hosts;
-    const bool waits = std::any_of(hosts.begin(), hosts.end(), [&](const controller::HostProgress& host) {
-      return host.step_id == step.step_id;
-    });
+    const bool waits = std::any_of(hosts.begin(), hosts.end(),
+                                   [&](const controller::HostProgress& host) { return host.step_id == step.step_id; });
     if (!waits) return;
     world_.Log("controller: no answer to ", step.step_id, " in time");
     controller::Event event = NewEvent(found->second);
@@ -382,8 +382,7 @@ bool SimController::Abort(const std::string& id) {
 void SimController::OnAgentConnected(int host) {
   world_.Log("controller: ", World::HostName(host), " is connected");
   for (const auto& [id, running] : running_) {
-    for (const controller::Effect& effect :
-         controller::OutstandingEffects(running.operation, World::HostName(host))) {
+    for (const controller::Effect& effect : controller::OutstandingEffects(running.operation, World::HostName(host))) {
       if (const auto* step = std::get_if<controller::StartStep>(&effect)) SendStep(running.operation, *step);
     }
   }

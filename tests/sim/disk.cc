@@ -93,9 +93,8 @@ absl::StatusOr<std::vector<agent::Release>> SimEngine::Releases() {
   std::vector<agent::Release> releases;
   releases.reserve(disk_.releases.size());
   for (const Disk::StoredRelease& stored : disk_.releases) releases.push_back(stored.release);
-  std::sort(releases.begin(), releases.end(), [](const agent::Release& one, const agent::Release& other) {
-    return one.captured_at > other.captured_at;
-  });
+  std::sort(releases.begin(), releases.end(),
+            [](const agent::Release& one, const agent::Release& other) { return one.captured_at > other.captured_at; });
   return releases;
 }
 
@@ -109,8 +108,7 @@ absl::StatusOr<agent::OpenTransaction> SimEngine::GetOpenTransaction() {
   agent::OpenTransaction open;
   const Disk::Transaction& transaction = disk_.transaction;
   if (!transaction.open) return open;
-  open.phase =
-      transaction.commit_done ? agent::TransactionPhase::kCommitted : agent::TransactionPhase::kPrepared;
+  open.phase = transaction.commit_done ? agent::TransactionPhase::kCommitted : agent::TransactionPhase::kPrepared;
   open.operation_id = transaction.operation_id;
   open.target_commit = CommitOf(transaction.target);
   open.target_version = absl::StrCat("v", transaction.target);
@@ -374,9 +372,7 @@ absl::StatusOr<agent::Commit> SimCommits::Resolve(absl::string_view reference) {
   return absl::NotFoundError("no such commit");
 }
 
-absl::StatusOr<std::vector<agent::Commit>> SimCommits::Recent(size_t /*limit*/) {
-  return std::vector<agent::Commit>();
-}
+absl::StatusOr<std::vector<agent::Commit>> SimCommits::Recent(size_t /*limit*/) { return std::vector<agent::Commit>(); }
 
 absl::StatusOr<std::unique_ptr<agent::SnapshotSource>> SimCommits::Open(const std::string& /*commit_id*/) {
   return std::unique_ptr<agent::SnapshotSource>(new SimSnapshot);

@@ -33,10 +33,7 @@ class Digest {
   Digest& Add(const std::string& text) { return Add(absl::string_view(text)); }
   Digest& Add(absl::Duration duration) { return Add(static_cast<uint64_t>(absl::ToInt64Nanoseconds(duration))); }
   template <typename Enum>
-    requires std::is_enum_v<Enum>
-  Digest& Add(Enum value) {
-    return Add(static_cast<uint64_t>(value));
-  }
+  requires std::is_enum_v<Enum> Digest& Add(Enum value) { return Add(static_cast<uint64_t>(value)); }
   Digest& Add(const agent::Task& task) {
     return Add(task.operation_id).Add(task.step_id).Add(task.fencing_number).Add(task.service).Add(task.step.index());
   }
@@ -193,8 +190,8 @@ void Monitor::OnStepBegins(int host, const agent::Task& task) {
   bool is_known = false;
   if (stored != nullptr) {
     for (const controller::HostProgress& progress : stored->replayed.hosts) {
-      is_known = is_known || (progress.plan.host == World::HostName(host) &&
-                              progress.attempt >= AttemptOf(task.step_id));
+      is_known =
+          is_known || (progress.plan.host == World::HostName(host) && progress.attempt >= AttemptOf(task.step_id));
     }
   }
   if (!is_known) {
@@ -232,10 +229,9 @@ void Monitor::OnAgentReplayed(int host, const agent::AgentState& state) {
     const OnHost& at = At(host, service);
     const auto found = state.services.find(std::string(World::ServiceName(service)));
     for (const std::string& step_id : at.ended) {
-      const bool is_there =
-          found != state.services.end() &&
-          std::any_of(found->second.ended.begin(), found->second.ended.end(),
-                      [&](const agent::TaskResult& result) { return result.step_id == step_id; });
+      const bool is_there = found != state.services.end() &&
+                            std::any_of(found->second.ended.begin(), found->second.ended.end(),
+                                        [&](const agent::TaskResult& result) { return result.step_id == step_id; });
       if (!is_there) {
         world_.Violate("what was acknowledged is not forgotten",
                        absl::StrCat(World::HostName(host), " has forgotten that it did ", step_id));
@@ -343,8 +339,8 @@ void Monitor::OnEnded(const controller::Operation& operation) {
     const SimService& service = world_.agent(at.number).service(truth->service);
     const Disk& disk = service.disk();
     const bool is_open = disk.transaction.open && disk.transaction.operation_id == operation.id;
-    const std::string where = absl::StrCat(operation.id, " says ", controller::NameOf(operation.state), ", and ",
-                                           said.plan.host, " ");
+    const std::string where =
+        absl::StrCat(operation.id, " says ", controller::NameOf(operation.state), ", and ", said.plan.host, " ");
     const auto untrue = [&](absl::string_view what) {
       world_.Violate("an operation says what is true", absl::StrCat(where, what));
     };
@@ -367,8 +363,7 @@ void Monitor::OnEnded(const controller::Operation& operation) {
       default:
         if (!absl::StrContains(operation.summary, said.plan.host)) untrue("is not named");
         // A revert that failed half-way may be finished by the host's own recovery, later.
-        if (said.state_unknown || at.acted_alone ||
-            (said.failed && said.step_kind == controller::StepKind::kRevert)) {
+        if (said.state_unknown || at.acted_alone || (said.failed && said.step_kind == controller::StepKind::kRevert)) {
           break;
         }
         if (said.state == controller::HostState::kKept && (is_open || disk.Version() != at.target)) {
@@ -454,7 +449,8 @@ void Monitor::AtTheEnd() {
   for (int host = 0; host < world_.scenario().hosts; ++host) {
     const SimAgent& agent = world_.agent(host);
     if (Fingerprint(agent.ReadJournal()) != Fingerprint(agent.state())) {
-      world_.Violate("the journal gives the same state again", absl::StrCat("read anew, ", agent.name(), " is another"));
+      world_.Violate("the journal gives the same state again",
+                     absl::StrCat("read anew, ", agent.name(), " is another"));
     }
   }
   for (const SimController::Stored& stored : world_.controller().store()) {

@@ -33,7 +33,7 @@ constexpr uint64_t kSeeds = 5'000;
 constexpr uint64_t kSeeds = 50'000;
 #endif
 constexpr uint64_t kSeedsForABug = 10'000;
-constexpr size_t kFailuresShown = 50;
+constexpr size_t kFailuresShown = 5;
 
 Outcome Live(uint64_t seed, Bug bug = Bug::kNone, bool keep_log = false) { return World(seed, bug, keep_log).Run(); }
 

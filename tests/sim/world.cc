@@ -109,9 +109,9 @@ void World::Draw() {
       ", faults until ", scenario_.faults_end / kMillisecond, " ms, ",
       scenario_.datagrams ? "messages on their own" : "streams", ", latency ", scenario_.latency / kMillisecond,
       " ms; per mille: drop ", scenario_.drop_per_mille, ", double ", scenario_.double_per_mille, ", stray ",
-      scenario_.stray_percent, " %, late ", scenario_.late_per_mille, ", crash ", scenario_.crash_per_mille, ", crash in a step ",
-      scenario_.crash_in_step_per_mille, ", fail ", scenario_.fail_per_mille, ", flaky ", scenario_.flaky_per_mille,
-      "; unhealthy ", scenario_.unhealthy_percent, " %");
+      scenario_.stray_percent, " %, late ", scenario_.late_per_mille, ", crash ", scenario_.crash_per_mille,
+      ", crash in a step ", scenario_.crash_in_step_per_mille, ", fail ", scenario_.fail_per_mille, ", flaky ",
+      scenario_.flaky_per_mille, "; unhealthy ", scenario_.unhealthy_percent, " %");
 }
 
 void World::DrawFaults() {
@@ -205,7 +205,8 @@ controller::OperationSpec World::DrawSpec(int service) {
     spec.force = true;
     spec.target.force = true;
   }
-  if (random.Percent(15)) spec.hosts.push_back(HostName(static_cast<int>(random.Below(static_cast<uint64_t>(scenario_.hosts)))));
+  if (random.Percent(15))
+    spec.hosts.push_back(HostName(static_cast<int>(random.Below(static_cast<uint64_t>(scenario_.hosts)))));
   return spec;
 }
 
@@ -231,8 +232,8 @@ void World::Ask(size_t number) {
   Request& request = requests_[number];
   if (request.answered || request.tries >= 5) return;
   ++request.tries;
-  Log("operator: asks, ", request.key, ", kind ", static_cast<int>(request.spec.kind), " of ", request.spec.service, " ",
-      request.spec.target.name, request.spec.undo_operation_id);
+  Log("operator: asks, ", request.key, ", kind ", static_cast<int>(request.spec.kind), " of ", request.spec.service,
+      " ", request.spec.target.name, request.spec.undo_operation_id);
   // Whoever gets no answer asks again, with the same key.
   After(40 * kSecond, [this, number] { Ask(number); });
   if (!controller_->up()) return;
@@ -296,7 +297,8 @@ Outcome World::Run() {
   RunUntil(std::max<Nanos>(scenario_.faults_end, 30 * kSecond) + kPatience);
   if (outcome_.invariant.empty()) monitor_->AtTheEnd();
   if (outcome_.invariant.empty()) RollBackOnceMore();
-  for (const SimController::Stored& stored : controller_->store()) ++outcome_.ends[static_cast<int>(stored.replayed.state)];
+  for (const SimController::Stored& stored : controller_->store())
+    ++outcome_.ends[static_cast<int>(stored.replayed.state)];
   outcome_.digest = digest_ ^ random_.Next();
   return std::move(outcome_);
 }

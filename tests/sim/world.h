@@ -1,5 +1,5 @@
-// One simulated world: a controller, hosts, the network between them and people at the keyboard, on one queue of events.
-// Everything that happens follows from the seed.
+// One simulated world: a controller, hosts, the network between them and people at the keyboard, on one queue of
+// events. Everything that happens follows from the seed.
 #ifndef RB_TESTS_SIM_WORLD_H_
 #define RB_TESTS_SIM_WORLD_H_
 
@@ -47,18 +47,10 @@ enum class Bug {
   kFencingNumberUsedTwice,
 };
 inline constexpr Bug kPlantedBugs[] = {
-    Bug::kCommitBeforeAllPrepared,
-    Bug::kWaveGateSkipped,
-    Bug::kControllerActsBeforePersisting,
-    Bug::kAgentActsBeforePersisting,
-    Bug::kStaleFencingAccepted,
-    Bug::kStepRunTwice,
-    Bug::kLockReleasedEarly,
-    Bug::kControllerRecordLost,
-    Bug::kAgentRecordLost,
-    Bug::kAcknowledgedBeforeStored,
-    Bug::kRecoverySkipped,
-    Bug::kDeadlineForgotten,
+    Bug::kCommitBeforeAllPrepared,   Bug::kWaveGateSkipped,      Bug::kControllerActsBeforePersisting,
+    Bug::kAgentActsBeforePersisting, Bug::kStaleFencingAccepted, Bug::kStepRunTwice,
+    Bug::kLockReleasedEarly,         Bug::kControllerRecordLost, Bug::kAgentRecordLost,
+    Bug::kAcknowledgedBeforeStored,  Bug::kRecoverySkipped,      Bug::kDeadlineForgotten,
     Bug::kFencingNumberUsedTwice,
 };
 absl::string_view NameOf(Bug bug);

@@ -75,9 +75,8 @@ struct PatienceEnded {
   bool attended = false;
 };
 struct Restarted {};
-using AgentEvent =
-    std::variant<TaskArrived, StepEnded, ResultStored, OperationIsOver, CancelArrived, LinkOpened, PatienceEnded,
-                 Restarted>;
+using AgentEvent = std::variant<TaskArrived, StepEnded, ResultStored, OperationIsOver, CancelArrived, LinkOpened,
+                                PatienceEnded, Restarted>;
 // `state`: the one before the event. Looking leaves no trace, nor does a timer that nobody needs.
 bool IsJournalled(const AgentState& state, const AgentEvent& event);
 
