@@ -621,6 +621,11 @@ void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report)
   info.last_seen_at = clock_.Now();
   if (info.reports.size() > 100 && info.reports.count(report.service()) == 0) return;
   info.reports[report.service()] = report;
+  if (!report.open_operation_id().empty() && running_.count(report.open_operation_id()) == 0) {
+    v1::ConnectResponse over;
+    over.mutable_operation_over()->set_operation_id(report.open_operation_id());
+    sender_.Send(agent, std::move(over));
+  }
   absl::Time proved = absl::InfinitePast();
   for (const v1::Release& release : report.releases()) {
     if (release.has_last_proved_at()) proved = std::max(proved, FromProto(release.last_proved_at()));

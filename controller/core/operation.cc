@@ -4,6 +4,7 @@
 #include <functional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/text.h"
@@ -34,7 +35,11 @@ absl::string_view NameOfStep(StepKind kind) {
 bool Changes(const HostProgress& host) { return !host.plan.already_there; }
 // Holds, or may hold, the new state.
 bool MayBeNew(const HostProgress& host) { return host.state == HostState::kCommitted || host.state_unknown; }
-bool HoldsStaging(const HostProgress& host) { return host.state == HostState::kPrepared || MayBeNew(host); }
+// Has something to take back: staging, the new state, or a service that a failed commit may have left stopped.
+bool HasToRevert(const HostProgress& host) {
+  return host.state == HostState::kPrepared || MayBeNew(host) ||
+         (host.failed && host.step_kind == StepKind::kCommit && host.state != HostState::kReverted);
+}
 
 std::string NamesOf(const std::vector<std::string>& hosts) { return absl::StrJoin(hosts, ", "); }
 
@@ -160,10 +165,7 @@ class Machine {
     HostProgress* host = FindHost(ended.host);
     if (host == nullptr) return;
     if (host->step_id != ended.result.step_id) {
-      if (ended.result.done_alone) {
-        host->state = ended.result.state;
-        Note(host->plan.host, absl::StrCat("acted alone while the controller was away: ", WhatIsSaid(ended.result)));
-      }
+      if (ended.result.done_alone) DoneAlone(host, ended.result);
       return;
     }
     if (IsFinal(op().state)) return;
@@ -370,6 +372,30 @@ class Machine {
                                                                                    : ", and not healthy on that"));
   }
 
+  // The agent judged by itself after a commit, and may have gone back. Its report may come late, or again: it changes
+  // nothing that was kept or reverted since.
+  void DoneAlone(HostProgress* host, const StepResult& result) {
+    if (IsFinal(op().state) || host->state == HostState::kKept || host->state == HostState::kReverted) return;
+    Note(host->plan.host, absl::StrCat("acted alone while the controller was away: ", WhatIsSaid(result)));
+    if (absl::EndsWith(result.step_id, "/revert")) {
+      if (result.code == StatusCode::kOk) {
+        host->state = HostState::kReverted;
+        host->state_unknown = false;
+        host->verdict = Verdict::kUnknown;
+        // It is on what it had; the wave that it belongs to has failed.
+        Fail(host, "went back by its own hand while the controller was away");
+      } else {
+        // What is left to do for it is done when it is told to revert.
+        Fail(host, absl::StrCat("could not go back by its own hand: ", WhatIsSaid(result)));
+      }
+      return;
+    }
+    // A verification that was asked for is newer, or will be.
+    if (host->busy() || host->state != HostState::kCommitted || result.verdict != Verdict::kUnhealthy) return;
+    host->verdict = Verdict::kUnhealthy;
+    Fail(host, absl::StrCat("not healthy any more: ", WhatIsSaid(result)));
+  }
+
   void Advance() {
     if (AnyBusy()) return;
     switch (op().state) {
@@ -407,7 +433,7 @@ class Machine {
       CommitWave(1);
       return;
     }
-    StartReverting([](const HostProgress& host) { return HoldsStaging(host); });
+    StartReverting([](const HostProgress& host) { return HasToRevert(host); });
   }
 
   void CommitWave(uint32_t wave) {
@@ -422,7 +448,7 @@ class Machine {
     // Reached when no step is under way: all of the wave is verified, or something failed.
     if (op().abort_requested) {
       Go(OperationState::kVerifying);
-      StartReverting([](const HostProgress& host) { return HoldsStaging(host); });
+      StartReverting([](const HostProgress& host) { return HasToRevert(host); });
       return;
     }
     Go(OperationState::kVerifying);
@@ -441,10 +467,10 @@ class Machine {
         break;
       case OnFailure::kRevertWave:
         StartReverting(
-            [wave = op().wave](const HostProgress& host) { return HoldsStaging(host) && host.plan.wave >= wave; });
+            [wave = op().wave](const HostProgress& host) { return HasToRevert(host) && host.plan.wave >= wave; });
         break;
       case OnFailure::kRevertAll:
-        StartReverting([](const HostProgress& host) { return HoldsStaging(host); });
+        StartReverting([](const HostProgress& host) { return HasToRevert(host); });
         break;
     }
   }
@@ -461,8 +487,9 @@ class Machine {
   }
 
   void AfterReverting() {
-    const std::vector<std::string> stuck =
-        Names([](const HostProgress& host) { return host.state_unknown || (host.failed && MayBeNew(host)); });
+    const std::vector<std::string> stuck = Names([](const HostProgress& host) {
+      return host.state_unknown || (host.failed && (MayBeNew(host) || host.step_kind == StepKind::kRevert));
+    });
     // Earlier waves that stay on the new state (revert-wave).
     const std::vector<std::string> stay =
         Names([](const HostProgress& host) { return host.state == HostState::kCommitted && !host.failed; });
@@ -498,7 +525,7 @@ class Machine {
       if (host.state == HostState::kCommitted) {
         Start(&host, StepKind::kKeep);
         any = true;
-      } else if (HoldsStaging(host)) {
+      } else if (HasToRevert(host)) {
         Start(&host, StepKind::kRevert);
         any = true;
       }

@@ -83,7 +83,10 @@ class Daemon {
     for (const std::string& name : names_) hello.add_services(name);
     AgentLinkClient::Handlers handlers;
     handlers.on_open = [this](const v1::Welcome& welcome) { OnOpen(welcome); };
-    handlers.on_close = [this] { metrics_->SetLinkConnected(false); };
+    handlers.on_close = [this] {
+      connected_ = false;
+      metrics_->SetLinkConnected(false);
+    };
     handlers.on_message = [this](const v1::ConnectResponse& message) { OnMessage(message); };
     absl::StatusOr<std::unique_ptr<AgentLinkClient>> link = AgentLinkClient::Create(
         options_.state_folder + "/identity", loop_, clock_, std::move(hello), std::move(handlers));
@@ -132,18 +135,24 @@ class Daemon {
 
   void Take(const AgentEvent& event) {
     AgentDecision decision = Decide(state_, event, names_);
-    if (IsJournalled(event)) {
+    if (IsJournalled(state_, event)) {
       if (const absl::Status appended = journal_->Append(event); !appended.ok()) {
         // Without a journal nothing may be promised: the step is refused or its result is not sent, and asked for
         // again.
         LogError("agent", appended.message(), "; nothing was begun for it");
-        if (const auto* arrived = std::get_if<TaskArrived>(&event)) {
+        const auto* arrived = std::get_if<TaskArrived>(&event);
+        if (arrived != nullptr && BeginsSomething(decision)) {
           TaskResult result;
           result.operation_id = arrived->task.operation_id;
           result.step_id = arrived->task.step_id;
           result.service = arrived->task.service;
           result.status = Annotate(appended, "the agent cannot keep its journal; nothing was changed");
           Send(result);
+        } else if (arrived != nullptr) {
+          // It runs, or has ended: to say that nothing was changed would not be true.
+          for (const AgentEffect& effect : decision.effects) {
+            std::visit([this](const auto& one) { Carry(one); }, effect);
+          }
         }
         return;
       }
@@ -222,11 +231,12 @@ class Daemon {
 
   void Carry(const ArmPatience& effect) {
     loop_.PostAt(clock_.Monotonic() + effect.after, [this, effect] {
-      Take(PatienceEnded{effect.service, effect.number});
+      Take(PatienceEnded{effect.service, effect.number, IsAttended(state_, effect.service, connected_)});
     });
   }
 
   void OnOpen(const v1::Welcome& welcome) {
+    connected_ = true;
     metrics_->SetLinkConnected(true);
     for (const v1::ServicePolicy& policy : welcome.policies()) {
       const auto worker = workers_.find(policy.service());
@@ -257,6 +267,8 @@ class Daemon {
       Send(result);
     } else if (message.has_result_stored()) {
       Take(ResultStored{message.result_stored().step_id()});
+    } else if (message.has_operation_over()) {
+      Take(OperationIsOver{message.operation_over().operation_id()});
     } else if (message.has_cancel_task()) {
       Take(CancelArrived{message.cancel_task().step_id()});
     }
@@ -403,6 +415,7 @@ class Daemon {
   AgentState state_;
   std::unique_ptr<AgentJournal> journal_;
   std::unique_ptr<AgentLinkClient> link_;
+  bool connected_ = false;
   EventLoop loop_;
   EventLoop background_;
 };

@@ -15,6 +15,7 @@ namespace {
 constexpr char kTask = 'T';
 constexpr char kEnded = 'E';
 constexpr char kStored = 'S';
+constexpr char kOver = 'O';
 constexpr char kPatience = 'P';
 
 constexpr uint64_t kLargeBytes = 4 << 20;
@@ -30,6 +31,9 @@ std::string Encode(const AgentEvent& event) {
   }
   if (const auto* stored = std::get_if<ResultStored>(&event)) {
     return absl::StrCat(std::string(1, kStored), stored->step_id);
+  }
+  if (const auto* over = std::get_if<OperationIsOver>(&event)) {
+    return absl::StrCat(std::string(1, kOver), over->operation_id);
   }
   const auto& patience = std::get<PatienceEnded>(event);
   return absl::StrCat(std::string(1, kPatience), patience.number, " ", patience.service);
@@ -53,6 +57,8 @@ absl::StatusOr<AgentEvent> Decode(const std::string& record) {
     }
     case kStored:
       return AgentEvent(ResultStored{body});
+    case kOver:
+      return AgentEvent(OperationIsOver{body});
     case kPatience: {
       const std::pair<std::string, std::string> parts = absl::StrSplit(body, absl::MaxSplits(' ', 1));
       PatienceEnded patience;

@@ -328,6 +328,12 @@ class EngineImpl final : public Engine {
       return absl::FailedPreconditionError(
           absl::StrCat("operation ", operation_id, " is not committed on ", tree_.service, ". Nothing was changed"));
     }
+    // The tree may be mixed: only going on with the undo makes it whole.
+    if (journal.undo_begun) {
+      return absl::FailedPreconditionError(absl::StrCat("operation ", operation_id, " is being undone on ",
+                                                        tree_.service, "; on this host type: rb-agent local recover ",
+                                                        tree_.service));
+    }
     const Intent& intent = journal.intent;
     Release release;
     if (intent.target_release.empty()) {

@@ -11,6 +11,12 @@ namespace {
 
 bool ReadsOnly(const Task& task) { return std::holds_alternative<InspectStep>(task.step); }
 
+// Waits for somebody to take it over, and was not told yet that nobody will.
+bool Holds(const ServiceState& service, const std::string& operation_id) {
+  return service.unattended.has_value() && service.unattended->operation_id == operation_id &&
+         !service.unattended->over;
+}
+
 TaskResult Refused(const Task& task, const absl::Status& status) {
   TaskResult result;
   result.operation_id = task.operation_id;
@@ -40,27 +46,32 @@ class Decider {
     }
     if (service.running.has_value() && service.running->step_id == task.step_id) return;
     if (service.next.has_value() && service.next->step_id == task.step_id) return;
-    // Looking changes nothing: no number is too old for it, and it raises none.
-    if (!ReadsOnly(task) && task.fencing_number < service.highest_fencing_number) {
+    if (ReadsOnly(task)) {
+      Look(&service, task);
+      return;
+    }
+    if (task.fencing_number < service.highest_fencing_number) {
       Send(Refused(task, absl::FailedPreconditionError(absl::StrCat("fencing number ", task.fencing_number,
                                                                     " is older than ", service.highest_fencing_number,
                                                                     ", which a newer operation holds. Nothing "
                                                                     "was changed"))));
       return;
     }
-    if (!ReadsOnly(task)) service.highest_fencing_number = task.fencing_number;
-    const bool is_revert = std::holds_alternative<RevertStep>(task.step);
+    service.highest_fencing_number = task.fencing_number;
     if (service.running.has_value()) {
-      // A revert does not wait for a verification or a preparation; a proof or an inspection gives way as well.
-      if (is_revert || ReadsOnly(*service.running)) {
+      // A revert does not wait for a verification or a preparation; and whoever asks for the next step has given up
+      // waiting for a verdict, or does not know of ours.
+      const bool is_revert = std::holds_alternative<RevertStep>(task.step);
+      if (is_revert || (std::holds_alternative<VerifyStep>(service.running->step) && !service.next.has_value())) {
         effects_.emplace_back(CancelRunning{task.service});
         service.next = task;
       } else {
-        Send(Refused(task, absl::UnavailableError(absl::StrCat("step ", service.running->step_id,
-                                                               " is running on this host; it was not disturbed"))));
+        Refuse(service, task);
       }
       return;
     }
+    // A proof or an inspection gives way.
+    if (!service.looking.empty()) effects_.emplace_back(CancelRunning{task.service});
     Begin(&service, task);
   }
 
@@ -68,17 +79,22 @@ class Decider {
     const auto found = state_.services.find(event.result.service);
     if (found == state_.services.end()) return;
     ServiceState& service = found->second;
+    const auto looked = std::find_if(service.looking.begin(), service.looking.end(),
+                                     [&](const Task& task) { return task.step_id == event.result.step_id; });
+    if (looked != service.looking.end()) {
+      service.looking.erase(looked);
+      Send(event.result);
+      return;
+    }
     if (!service.running.has_value() || service.running->step_id != event.result.step_id) return;
     const Task task = *std::exchange(service.running, std::nullopt);
     const bool alone = absl::StartsWith(task.step_id, kAlonePrefix);
     TaskResult result = event.result;
     result.done_alone = alone;
-    if (!ReadsOnly(task)) {
-      service.ended.push_back(result);
-      if (service.ended.size() > kResultsKept) service.ended.pop_front();
-      state_.owed.push_back(result.step_id);
-      if (state_.owed.size() > kResultsKept) state_.owed.pop_front();
-    }
+    service.ended.push_back(result);
+    if (service.ended.size() > kResultsKept) service.ended.pop_front();
+    state_.owed.push_back(result.step_id);
+    if (state_.owed.size() > kResultsKept) state_.owed.pop_front();
     Send(result);
     if (const auto* commit = std::get_if<CommitStep>(&task.step);
         commit != nullptr && result.state == HostState::kCommitted) {
@@ -95,6 +111,12 @@ class Decider {
 
   void operator()(const ResultStored& event) {
     state_.owed.erase(std::remove(state_.owed.begin(), state_.owed.end(), event.step_id), state_.owed.end());
+  }
+
+  void operator()(const OperationIsOver& event) {
+    for (auto& [name, service] : state_.services) {
+      if (Holds(service, event.operation_id)) service.unattended->over = true;
+    }
   }
 
   void operator()(const CancelArrived& event) {
@@ -120,7 +142,7 @@ class Decider {
     if (found == state_.services.end()) return;
     ServiceState& service = found->second;
     if (!service.unattended.has_value() || service.unattended->number != event.number) return;
-    if (service.running.has_value()) {
+    if (service.running.has_value() || event.attended) {
       // Somebody is at work after all; look again later.
       effects_.emplace_back(ArmPatience{event.service, service.unattended->policy.patience, event.number});
       return;
@@ -137,7 +159,6 @@ class Decider {
   void operator()(const Restarted&) {
     for (auto& [name, service] : state_.services) {
       // What was accepted is finished: every step can be repeated. Inspections are asked for again by who wants them.
-      if (service.running.has_value() && ReadsOnly(*service.running)) service.running.reset();
       if (service.running.has_value()) {
         effects_.emplace_back(RunStep{*service.running});
       } else if (service.next.has_value()) {
@@ -152,6 +173,30 @@ class Decider {
   AgentDecision Take() { return {std::move(state_), std::move(effects_)}; }
 
  private:
+  void Refuse(const ServiceState& service, const Task& task) {
+    Send(Refused(task, absl::UnavailableError(absl::StrCat("step ", service.running->step_id,
+                                                           " is running on this host; it was not disturbed"))));
+  }
+
+  // Looking changes nothing: no number is too old for it, and it raises none.
+  void Look(ServiceState* service, const Task& task) {
+    for (const Task& looking : service->looking) {
+      if (looking.step_id == task.step_id) return;
+    }
+    if (service->running.has_value()) {
+      Refuse(*service, task);
+      return;
+    }
+    if (service->looking.size() >= kMostLooking) {
+      Send(Refused(task, absl::UnavailableError("too many are looking at this service already")));
+      return;
+    }
+    // Whoever looks last waits for it.
+    if (!service->looking.empty()) effects_.emplace_back(CancelRunning{task.service});
+    service->looking.push_back(task);
+    effects_.emplace_back(RunStep{task});
+  }
+
   void Send(TaskResult result) { effects_.emplace_back(SendResult{std::move(result)}); }
 
   void Begin(ServiceState* service, const Task& task) {
@@ -173,12 +218,18 @@ class Decider {
         service->unattended.reset();
       }
     }
+    // It supersedes what an earlier operation has left here.
+    if (std::holds_alternative<PrepareStep>(task.step) && service->unattended.has_value() &&
+        service->unattended->operation_id != task.operation_id) {
+      service->unattended.reset();
+    }
     service->running = task;
     effects_.emplace_back(RunStep{task});
   }
 
   void AfterAlone(ServiceState* service, const Task& task, const TaskResult& result) {
-    if (!service->unattended.has_value()) return;
+    // Who comes next takes over.
+    if (!service->unattended.has_value() || service->next.has_value()) return;
     const UnattendedPolicy policy = service->unattended->policy;
     if (!std::holds_alternative<VerifyStep>(task.step)) {
       service->unattended.reset();
@@ -188,7 +239,7 @@ class Decider {
     const bool undo = healthy ? policy.undo_when_unconfirmed : policy.undo_when_unhealthy;
     service->unattended.reset();
     // Kept as it is: a lost report alone never undoes a healthy host.
-    if (!undo || service->next.has_value()) return;
+    if (!undo) return;
     Task revert;
     revert.operation_id = task.operation_id;
     revert.step_id = absl::StrCat(kAlonePrefix, task.operation_id, "/revert");
@@ -208,10 +259,32 @@ class Decider {
 
 }  // namespace
 
-bool IsJournalled(const AgentEvent& event) {
+bool IsJournalled(const AgentState& state, const AgentEvent& event) {
   if (const auto* arrived = std::get_if<TaskArrived>(&event)) return !ReadsOnly(arrived->task);
-  return std::holds_alternative<StepEnded>(event) || std::holds_alternative<ResultStored>(event) ||
-         std::holds_alternative<PatienceEnded>(event);
+  if (const auto* patience = std::get_if<PatienceEnded>(&event)) return !patience->attended;
+  if (const auto* ended = std::get_if<StepEnded>(&event)) {
+    const auto found = state.services.find(ended->result.service);
+    return found == state.services.end() ||
+           std::none_of(found->second.looking.begin(), found->second.looking.end(),
+                        [&](const Task& task) { return task.step_id == ended->result.step_id; });
+  }
+  if (const auto* over = std::get_if<OperationIsOver>(&event)) {
+    return std::any_of(state.services.begin(), state.services.end(),
+                       [&](const auto& service) { return Holds(service.second, over->operation_id); });
+  }
+  return std::holds_alternative<ResultStored>(event);
+}
+
+bool IsAttended(const AgentState& state, const std::string& service, bool connected) {
+  const auto found = state.services.find(service);
+  if (!connected || found == state.services.end()) return false;
+  return !found->second.unattended.has_value() || !found->second.unattended->over;
+}
+
+bool BeginsSomething(const AgentDecision& decision) {
+  return std::any_of(decision.effects.begin(), decision.effects.end(), [](const AgentEffect& effect) {
+    return std::holds_alternative<RunStep>(effect) || std::holds_alternative<CancelRunning>(effect);
+  });
 }
 
 AgentDecision Decide(AgentState state, const AgentEvent& event, const std::vector<std::string>& services) {

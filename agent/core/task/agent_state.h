@@ -26,13 +26,17 @@ struct Unattended {
   UnattendedPolicy policy;
   // Timers that were armed for an earlier commit do not count.
   uint64_t number = 0;
+  // The controller has ended the operation without coming back to this host, and will not.
+  bool over = false;
 };
 
 struct ServiceState {
   uint64_t highest_fencing_number = 0;
-  // The step that runs; at most one.
+  // The step that runs, or that the worker runs next, after what only looks; at most one.
   std::optional<Task> running;
-  // A revert that waits for the running step to stop.
+  // Inspections that were begun. They are not in the journal, so nothing that is may depend on them.
+  std::vector<Task> looking;
+  // A revert that waits for the running step to stop, or another step that waits for a verification to stop.
   std::optional<Task> next;
   // Ended steps, oldest first; bounded. A repeated step is answered from here.
   std::deque<TaskResult> ended;
@@ -56,6 +60,10 @@ struct StepEnded {
 struct ResultStored {
   std::string step_id;
 };
+// The controller does not run it any more.
+struct OperationIsOver {
+  std::string operation_id;
+};
 struct CancelArrived {
   std::string step_id;
 };
@@ -63,11 +71,14 @@ struct LinkOpened {};
 struct PatienceEnded {
   std::string service;
   uint64_t number = 0;
+  // See IsAttended.
+  bool attended = false;
 };
 struct Restarted {};
-using AgentEvent =
-    std::variant<TaskArrived, StepEnded, ResultStored, CancelArrived, LinkOpened, PatienceEnded, Restarted>;
-bool IsJournalled(const AgentEvent& event);
+using AgentEvent = std::variant<TaskArrived, StepEnded, ResultStored, OperationIsOver, CancelArrived, LinkOpened,
+                                PatienceEnded, Restarted>;
+// `state`: the one before the event. Looking leaves no trace, nor does a timer that nobody needs.
+bool IsJournalled(const AgentState& state, const AgentEvent& event);
 
 // Effects.
 struct RunStep {
@@ -91,9 +102,19 @@ struct AgentDecision {
   std::vector<AgentEffect> effects;
 };
 
-inline constexpr size_t kResultsKept = 100;
+// Whether the controller can be trusted to come back to a committed host: it is connected, and has not said that the
+// operation is over. It may have other hosts to wait for, for as long as a deploy takes.
+bool IsAttended(const AgentState& state, const std::string& service, bool connected);
 
-// Total. `services`: what the local file names; a task for another one is refused.
+// True when the event begins something, now or next: that must not happen unless it is in the journal. Where it cannot
+// be written, a step that is known already is still answered as ever.
+bool BeginsSomething(const AgentDecision& decision);
+
+inline constexpr size_t kResultsKept = 100;
+inline constexpr size_t kMostLooking = 16;
+
+// Total. `services`: what the local file names; a task for another one is refused. Whoever carries RunStep out runs the
+// steps of a service one after another.
 AgentDecision Decide(AgentState state, const AgentEvent& event, const std::vector<std::string>& services);
 
 // Steps that the agent takes by its own hand carry ids that begin like this: "alone/OPERATION/verify".

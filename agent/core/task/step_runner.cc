@@ -281,10 +281,36 @@ absl::Status StepRunner::CheckConfig(const std::string& operation_id) {
   return absl::OkStatus();
 }
 
+absl::Status StepRunner::CloseAbandoned(const std::string& operation_id) {
+  absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
+  RB_RETURN_IF_ERROR(open.status());
+  if (open->phase == TransactionPhase::kNone || open->operation_id == operation_id) return absl::OkStatus();
+  // Whoever holds the lock now has superseded it: else a host that once did not answer could never be prepared again.
+  RB_RETURN_IF_ERROR(ports_.engine->Recover().status());
+  open = ports_.engine->GetOpenTransaction();
+  RB_RETURN_IF_ERROR(open.status());
+  switch (open->phase) {
+    case TransactionPhase::kNone:
+      return absl::OkStatus();
+    case TransactionPhase::kPrepared:
+      return ports_.engine->Undo(open->operation_id);
+    case TransactionPhase::kCommitted:
+      // It is what runs, whether good or not; Prepare captures it like any other state.
+      return ports_.engine
+          ->Keep(open->operation_id, Cause::kDeploy, false, false, absl::StrCat("superseded by ", operation_id))
+          .status();
+  }
+  return absl::OkStatus();
+}
+
 void StepRunner::Prepare(const Task& task, const PrepareStep& step, Context* context) {
   TaskResult* result = context->result;
   const absl::Duration begin = ports_.clock->Monotonic();
   context->progress(Stage::kCapturing, "");
+  if (const absl::Status closed = CloseAbandoned(task.operation_id); !closed.ok()) {
+    result->status = Annotate(closed, "an earlier operation is still open here");
+    return;
+  }
   EngineTarget target;
   std::unique_ptr<SnapshotSource> snapshot;
   std::unique_ptr<SnapshotSource> baseline;
@@ -383,9 +409,11 @@ void StepRunner::Commit(const Task& task, Context* context) {
     const absl::StatusOr<EngineTimes> swapped = ports_.engine->Commit(task.operation_id);
     result->times.swap = ports_.clock->Monotonic() - begin;
     if (!swapped.ok()) {
-      const absl::StatusOr<OpenTransaction> now = ports_.engine->GetOpenTransaction();
-      if (now.ok() && now->is_torn) {
-        // A revert is what it takes, or recovery: whatever ran now would run on two halves.
+      absl::StatusOr<OpenTransaction> now = ports_.engine->GetOpenTransaction();
+      // Where the swap could not be taken back either, the tree is mixed until that succeeds: what ran now would run on
+      // two halves.
+      if (now.ok() && now->is_torn && ports_.engine->Recover().ok()) now = ports_.engine->GetOpenTransaction();
+      if (!now.ok() || now->is_torn) {
         result->status = Annotate(swapped.status(), "the service is left stopped");
         result->state = HostState::kCommitted;
         return;
@@ -393,8 +421,7 @@ void StepRunner::Commit(const Task& task, Context* context) {
       const absl::Status started = StartService(context);
       result->status = Annotate(swapped.status(), started.ok() ? "the old state was started again"
                                                                : "the old state could not be started again");
-      result->state =
-          now.ok() && now->phase == TransactionPhase::kPrepared ? HostState::kPrepared : HostState::kUntouched;
+      result->state = now->phase == TransactionPhase::kPrepared ? HostState::kPrepared : HostState::kUntouched;
       return;
     }
     RB_FAILPOINT("agent.commit.after-swap");
@@ -458,13 +485,19 @@ void StepRunner::Revert(const Task& task, const RevertStep& step, Context* conte
   if (open->phase == TransactionPhase::kNone || open->operation_id != task.operation_id) {
     // Nothing of this operation is open: it was never prepared here, or is undone already. The service should run.
     result->state = HostState::kReverted;
-    StartService(context).IgnoreError();
+    result->status = Annotate(StartService(context), "the old state is in place, but the service did not start");
     Verify(step.verify, context);
     return;
   }
   if (open->phase == TransactionPhase::kPrepared && !open->is_torn) {
     result->status = ports_.engine->Undo(task.operation_id);
-    if (result->status.ok()) result->state = HostState::kUntouched;
+    if (!result->status.ok()) return;
+    result->state = HostState::kUntouched;
+    // A commit that failed half-way may have left it stopped.
+    const absl::StatusOr<UnitState> unit = ports_.supervisor->GetState();
+    if (unit.ok() && unit->activity == UnitState::Activity::kInactive) {
+      result->status = Annotate(StartService(context), "nothing was changed, but the service did not start");
+    }
     return;
   }
   if (const absl::Status stopped = StopService(context); !stopped.ok()) {

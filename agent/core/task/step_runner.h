@@ -64,6 +64,8 @@ class StepRunner {
   void Revert(const Task& task, const RevertStep& step, Context* context);
   void Keep(const Task& task, const KeepStep& step, Context* context);
 
+  // What an operation that is over has left open here.
+  absl::Status CloseAbandoned(const std::string& operation_id);
   absl::Status CheckConfig(const std::string& operation_id);
   absl::Status StopService(Context* context);
   absl::Status StartService(Context* context);

@@ -43,7 +43,7 @@ struct Driver {
   std::vector<AgentEvent> journal;
   std::vector<AgentEffect> Take(const AgentEvent& event) {
     AgentDecision decision = Decide(state, event, kServices);
-    if (IsJournalled(event)) journal.push_back(event);
+    if (IsJournalled(state, event)) journal.push_back(event);
     state = std::move(decision.state);
     return decision.effects;
   }
