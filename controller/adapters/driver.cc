@@ -22,6 +22,9 @@ constexpr size_t kMostWatchers = 1000;
 constexpr size_t kMostRunning = 200;
 constexpr size_t kHistoryForGates = 100;
 constexpr size_t kLongestKey = 64;
+constexpr size_t kMostQueued = 100;
+// Whoever has given up is noticed by then.
+constexpr absl::Duration kQueueLook = absl::Seconds(1);
 
 }  // namespace
 
@@ -117,9 +120,7 @@ void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
   for (const Effect& effect : effects) {
     if (const auto* step = std::get_if<StartStep>(&effect)) {
       RB_FAILPOINT("controller.driver.before-send");
-      v1::ConnectResponse message;
-      *message.mutable_task() = TaskFor(running->operation, *step);
-      sender_.Send(step->host, std::move(message));
+      SendStep(running->operation, *step);
       if (step->kind == StepKind::kCommit) RB_FAILPOINT("controller.driver.after-send-commit");
       if (step->kind == StepKind::kVerify) RB_FAILPOINT("controller.driver.after-send-verify");
       if (step->kind == StepKind::kPrepare) RB_FAILPOINT("controller.driver.after-send-prepare");
@@ -130,13 +131,14 @@ void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
       message.mutable_cancel_task()->set_operation_id(id);
       message.mutable_cancel_task()->set_step_id(cancel->step_id);
       sender_.Send(cancel->host, std::move(message));
+    } else if (const auto* wait = std::get_if<ArmWait>(&effect)) {
+      loop_.PostAt(clock_.Monotonic() + wait->after, [this, id, number = wait->number] { EndWait(id, number); });
     } else if (std::holds_alternative<TakeLock>(effect)) {
       // The lock was taken when the operation was accepted; this records it.
       loop_.PostResult([this, id] {
         const auto found = running_.find(id);
         if (found == running_.end() || found->second->operation.state != OperationState::kPlanned) return;
-        const OperationSpec& spec = found->second->operation.plan.spec;
-        absl::Status taken = store_.TakeLock(spec.service, spec.environment, id);
+        absl::Status taken = TakeLocks(found->second->operation.plan.spec, id, nullptr);
         RB_FAILPOINT("controller.driver.after-lock");
         Event event = NewEvent(*found->second);
         event.body = LockTaken{};
@@ -159,8 +161,55 @@ void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
   }
 }
 
+void Driver::SendStep(const Operation& operation, const StartStep& step) {
+  v1::ConnectResponse message;
+  *message.mutable_task() = TaskFor(operation, step);
+  if (step.delay == absl::ZeroDuration()) {
+    sender_.Send(step.host, std::move(message));
+    return;
+  }
+  loop_.PostAt(clock_.Monotonic() + step.delay, [this, id = operation.id, step, message = std::move(message)] {
+    const auto found = running_.find(id);
+    if (found == running_.end()) return;
+    for (const HostProgress& host : found->second->operation.hosts) {
+      if (host.step_id == step.step_id) sender_.Send(step.host, message);
+    }
+  });
+}
+
+void Driver::EndWait(const std::string& id, uint32_t number) {
+  const auto found = running_.find(id);
+  if (found == running_.end()) return;
+  Event event = NewEvent(*found->second);
+  event.body = WaitEnded{number};
+  if (const absl::Status taken = Take(found->second.get(), event); !taken.ok()) {
+    LogError("controller", id, ": ", taken.message(), "; trying again");
+    loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, id, number] { EndWait(id, number); });
+  }
+}
+
+absl::Status Driver::TakeLocks(const OperationSpec& spec, const std::string& id, std::string* held_environment) {
+  for (const std::string& environment : EnvironmentsOf(spec)) {
+    const absl::Status taken = store_.TakeLock(spec.service, environment, id);
+    if (taken.ok()) continue;
+    if (held_environment != nullptr) *held_environment = environment;
+    return taken;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> Driver::LockHolder(const OperationSpec& spec, std::string* environment) {
+  for (const std::string& one : EnvironmentsOf(spec)) {
+    RB_ASSIGN_OR_RETURN(const std::string holder, store_.LockHolder(spec.service, one));
+    if (holder.empty()) continue;
+    *environment = one;
+    return holder;
+  }
+  return std::string();
+}
+
 void Driver::ArmDeadline(const std::string& operation_id, const StartStep& step) {
-  loop_.PostAt(clock_.Monotonic() + step.deadline, [this, operation_id, step] {
+  loop_.PostAt(clock_.Monotonic() + step.delay + step.deadline, [this, operation_id, step] {
     const auto found = running_.find(operation_id);
     if (found == running_.end()) return;
     Event event = NewEvent(*found->second);
@@ -172,6 +221,7 @@ void Driver::ArmDeadline(const std::string& operation_id, const StartStep& step)
     if (const absl::Status taken = Take(found->second.get(), event); !taken.ok()) {
       LogError("controller", operation_id, ": ", taken.message(), "; trying again");
       StartStep again = step;
+      again.delay = absl::ZeroDuration();
       again.deadline = kStoreRetry;
       ArmDeadline(operation_id, again);
     }
@@ -182,17 +232,20 @@ void Driver::ArmDeadline(const std::string& operation_id, const StartStep& step)
 
 absl::StatusOr<PlanningHistory> Driver::HistoryFor(const Scope& scope) {
   PlanningHistory history;
-  RB_ASSIGN_OR_RETURN(history.lock_holder, store_.LockHolder(scope.spec.service, scope.spec.environment));
-  for (const Environment& environment : fleet_.environments) {
-    RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> operations,
-                        store_.List(environment.name, scope.spec.service, "", kHistoryForGates));
-    for (const StoredOperation& stored : operations) {
-      v1::Operation operation;
-      if (!operation.ParseFromString(stored.snapshot) || operation.state() != v1::OPERATION_STATE_SUCCEEDED ||
-          operation.hosts().empty() || operation.spec().kind() == v1::OPERATION_KIND_BACKUP) {
-        continue;
-      }
-      history.succeeded_commits[environment.name].push_back(operation.hosts(0).to_commit());
+  history.now = clock_.Now();
+  RB_ASSIGN_OR_RETURN(history.lock_holder, LockHolder(scope.spec, &history.locked_environment));
+  RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> operations,
+                      store_.List("", scope.spec.service, "", kHistoryForGates * fleet_.environments.size()));
+  for (const StoredOperation& stored : operations) {
+    v1::Operation operation;
+    if (!operation.ParseFromString(stored.snapshot) || operation.state() != v1::OPERATION_STATE_SUCCEEDED ||
+        operation.hosts().empty()) {
+      continue;
+    }
+    RB_ASSIGN_OR_RETURN(const OperationSpec spec, FromWire(operation.spec()));
+    if (!ChangesHosts(spec.kind)) continue;
+    for (const std::string& environment : EnvironmentsOf(spec)) {
+      history.passed[environment].push_back({operation.hosts(0).to_commit(), FromProto(operation.ended_at())});
     }
   }
   if (scope.spec.kind == OperationKind::kUndo) {
@@ -268,9 +321,12 @@ void Driver::FinishInspecting(const std::string& key) {
     inspecting.inspections[host].connected = true;
     inspecting.inspections[host].error = "the agent did not answer in time";
   }
+  for (auto& [host, inspection] : inspecting.inspections) {
+    if (inspection.verdict == Verdict::kUnknown) inspection.verdict = LastVerdict(host, inspecting.scope.spec.service);
+  }
   // Another operation may have taken the lock meanwhile.
   if (const absl::StatusOr<std::string> holder =
-          store_.LockHolder(inspecting.scope.spec.service, inspecting.scope.spec.environment);
+          LockHolder(inspecting.scope.spec, &inspecting.history.locked_environment);
       holder.ok()) {
     inspecting.history.lock_holder = *holder;
   }
@@ -282,24 +338,35 @@ void Driver::Plan(const OperationSpec& spec, std::function<void(absl::Status, v1
               [done = std::move(done)](const rb::controller::Plan& plan) { done(absl::OkStatus(), ToWire(plan)); });
 }
 
+Verdict Driver::LastVerdict(const std::string& host, const std::string& service) const {
+  const auto agent = agents_.find(host);
+  if (agent == agents_.end()) return Verdict::kUnknown;
+  const auto report = agent->second.reports.find(service);
+  if (report == agent->second.reports.end()) return Verdict::kUnknown;
+  return report->second.verdict() == v1::VERDICT_HEALTHY     ? Verdict::kHealthy
+         : report->second.verdict() == v1::VERDICT_UNHEALTHY ? Verdict::kUnhealthy
+                                                             : Verdict::kUnknown;
+}
+
+bool Driver::AnswerOfKey(const std::string& idempotency_key, Started* answer) {
+  if (idempotency_key.empty()) return false;
+  const absl::StatusOr<std::string> id = store_.OperationOfKey(idempotency_key);
+  if (!id.ok() || id->empty()) return false;
+  absl::StatusOr<v1::Operation> operation = Get(*id, nullptr);
+  answer->status = operation.status();
+  if (operation.ok()) answer->operation = *std::move(operation);
+  return true;
+}
+
 void Driver::Start(const OperationSpec& spec, const std::string& by, const std::string& idempotency_key,
-                   std::function<void(Started)> done) {
+                   std::function<bool()> is_given_up, std::function<void(Started)> done) {
   Started started;
   if (idempotency_key.size() > kLongestKey) {
     started.status = absl::InvalidArgumentError("the idempotency key is too long. Nothing was changed");
     done(std::move(started));
     return;
   }
-  const auto known = [this, idempotency_key](Started* answer) {
-    if (idempotency_key.empty()) return false;
-    const absl::StatusOr<std::string> id = store_.OperationOfKey(idempotency_key);
-    if (!id.ok() || id->empty()) return false;
-    absl::StatusOr<v1::Operation> operation = Get(*id, nullptr);
-    answer->status = operation.status();
-    if (operation.ok()) answer->operation = *std::move(operation);
-    return true;
-  };
-  if (known(&started)) {
+  if (AnswerOfKey(idempotency_key, &started)) {
     done(std::move(started));
     return;
   }
@@ -308,59 +375,137 @@ void Driver::Start(const OperationSpec& spec, const std::string& by, const std::
     done(std::move(started));
     return;
   }
-  MakePlanFor(spec, false, [this, by, idempotency_key, known, done = std::move(done)](rb::controller::Plan plan) {
+  Queued request;
+  request.spec = spec;
+  request.by = by;
+  request.idempotency_key = idempotency_key;
+  request.until = clock_.Monotonic() + spec.wait_for_lock;
+  request.is_given_up = std::move(is_given_up);
+  request.done = std::move(done);
+  TryToStart(std::move(request));
+}
+
+void Driver::TryToStart(Queued request) {
+  const OperationSpec spec = request.spec;
+  MakePlanFor(spec, false, [this, request = std::move(request)](rb::controller::Plan plan) mutable {
     Started answer;
     // The same request, sent again while the first one was being planned.
-    if (known(&answer)) {
-      done(std::move(answer));
+    if (AnswerOfKey(request.idempotency_key, &answer)) {
+      request.done(std::move(answer));
       return;
     }
-    if (plan.refusal.refused()) {
+    if (request.is_given_up && request.is_given_up()) {
+      answer.status = absl::CancelledError("whoever asked is gone. Nothing was changed");
+      request.done(std::move(answer));
+      return;
+    }
+    if (!plan.refusal.refused()) {
+      answer = Begin(std::move(plan), request.by, request.idempotency_key);
+    } else {
       answer.refusal = plan.refusal;
-      done(std::move(answer));
+    }
+    const bool waits = answer.refusal.code == Refusal::Code::kLocked && clock_.Monotonic() < request.until &&
+                       queue_.size() < kMostQueued;
+    if (!waits) {
+      request.done(std::move(answer));
       return;
     }
-    const absl::StatusOr<uint64_t> fencing = store_.NextFencingNumber();
-    auto running = std::make_unique<Running>();
-    running->accepted_monotonic = clock_.Monotonic();
-    Accepted accepted;
-    accepted.id = NewOperationId(clock_.Now());
-    accepted.plan = std::move(plan);
-    accepted.requested_by = by;
-    accepted.idempotency_key = idempotency_key;
-    accepted.fencing_number = fencing.ok() ? *fencing : 0;
-    const std::string id = accepted.id;
-    const std::string service = accepted.plan.spec.service;
-    const std::string environment = accepted.plan.spec.environment;
-    Event event = NewEvent(*running);
-    event.body = std::move(accepted);
-    absl::Status taken = fencing.status();
-    // The lock first: of two requests that were planned side by side, one is refused.
-    if (taken.ok()) taken = store_.TakeLock(service, environment, id);
-    if (absl::IsFailedPrecondition(taken)) {
-      answer.refusal.code = Refusal::Code::kLocked;
-      answer.refusal.holder_operation_id = std::string(taken.message());
-      answer.refusal.message = absl::StrCat("operation ", taken.message(), " is at work on ", service, " in ",
-                                            environment, ". Nothing was changed");
-      answer.refusal.next_command = absl::StrCat("rbctl watch ", taken.message());
-      done(std::move(answer));
-      return;
+    // Whoever stood in it before keeps the place.
+    const auto place = request.was_first ? queue_.begin() : queue_.end();
+    queue_.insert(place, std::move(request));
+    LookAtQueueLater();
+  });
+}
+
+void Driver::LookAtQueueLater() {
+  if (queue_.empty() || queue_timer_) return;
+  queue_timer_ = true;
+  loop_.PostAt(clock_.Monotonic() + kQueueLook, [this] {
+    queue_timer_ = false;
+    ServeQueue();
+    LookAtQueueLater();
+  });
+}
+
+void Driver::ServeQueue() {
+  std::set<std::string> served;
+  std::list<Queued> go;
+  for (auto request = queue_.begin(); request != queue_.end();) {
+    const bool is_over = clock_.Monotonic() >= request->until || (request->is_given_up && request->is_given_up());
+    std::string environment;
+    const absl::StatusOr<std::string> holder = LockHolder(request->spec, &environment);
+    bool is_first = true;
+    for (const std::string& one : EnvironmentsOf(request->spec)) {
+      is_first = served.insert(absl::StrCat(request->spec.service, "/", one)).second && is_first;
     }
-    Running* const raw = running.get();
-    running_[id] = std::move(running);
-    if (taken.ok()) taken = Take(raw, event);
-    if (!taken.ok()) {
-      running_.erase(id);
-      store_.ReleaseLock(id).IgnoreError();
-      answer.refusal.code = Refusal::Code::kStoreFull;
-      answer.refusal.message =
-          absl::StrCat("the operation could not be recorded: ", taken.message(), ". Nothing was changed");
-      done(std::move(answer));
-      return;
-    }
-    metrics_.SetRunning(running_.size());
-    answer.operation = Shown(*raw);
-    done(std::move(answer));
+    const auto next = std::next(request);
+    if (is_over || (is_first && holder.ok() && holder->empty())) go.splice(go.end(), queue_, request);
+    request = next;
+  }
+  for (Queued& request : go) {
+    request.was_first = true;
+    TryToStart(std::move(request));
+  }
+}
+
+Driver::Started Driver::Begin(rb::controller::Plan plan, const std::string& by, const std::string& idempotency_key) {
+  Started answer;
+  const absl::StatusOr<uint64_t> fencing = store_.NextFencingNumber();
+  auto running = std::make_unique<Running>();
+  running->accepted_monotonic = clock_.Monotonic();
+  Accepted accepted;
+  accepted.id = NewOperationId(clock_.Now());
+  accepted.plan = std::move(plan);
+  accepted.requested_by = by;
+  accepted.idempotency_key = idempotency_key;
+  accepted.fencing_number = fencing.ok() ? *fencing : 0;
+  const std::string id = accepted.id;
+  const OperationSpec spec = accepted.plan.spec;
+  Event event = NewEvent(*running);
+  event.body = std::move(accepted);
+  absl::Status taken = fencing.status();
+  // The lock first: of two requests that were planned side by side, one is refused.
+  std::string held_environment;
+  if (taken.ok()) taken = TakeLocks(spec, id, &held_environment);
+  if (absl::IsFailedPrecondition(taken)) {
+    store_.ReleaseLock(id).IgnoreError();
+    answer.refusal.code = Refusal::Code::kLocked;
+    answer.refusal.holder_operation_id = std::string(taken.message());
+    answer.refusal.message = absl::StrCat("operation ", taken.message(), " is at work on ", spec.service, " in ",
+                                          held_environment, ". Nothing was changed");
+    answer.refusal.next_command =
+        absl::StrCat("rbctl watch ", taken.message(), ", or the same command with --wait 10m");
+    return answer;
+  }
+  Running* const raw = running.get();
+  running_[id] = std::move(running);
+  if (taken.ok()) taken = Take(raw, event);
+  if (!taken.ok()) {
+    running_.erase(id);
+    store_.ReleaseLock(id).IgnoreError();
+    answer.refusal.code = Refusal::Code::kStoreFull;
+    answer.refusal.message =
+        absl::StrCat("the operation could not be recorded: ", taken.message(), ". Nothing was changed");
+    return answer;
+  }
+  metrics_.SetRunning(running_.size());
+  answer.operation = Shown(*raw);
+  return answer;
+}
+
+// What an emergency has left out is caught up with, on the record.
+void Driver::VerifyAfterwards(const Operation& operation) {
+  OperationSpec spec;
+  spec.kind = OperationKind::kVerification;
+  spec.environment = operation.plan.spec.environment;
+  spec.service = operation.plan.spec.service;
+  spec.hosts = operation.plan.spec.hosts;
+  spec.reason = absl::StrCat("after the emergency ", operation.id);
+  // One that is begun meanwhile is more important: it verifies, too.
+  Start(spec, "controller", absl::StrCat("after-", operation.id), nullptr, [id = operation.id](const Started& started) {
+    if (started.status.ok() && !started.refusal.refused()) return;
+    LogWarning("controller", "no verification after ", id, ": ",
+               started.status.ok() ? started.refusal.message : std::string(started.status.message()));
   });
 }
 
@@ -409,16 +554,20 @@ absl::StatusOr<v1::ListOperationsResponse> Driver::List(const v1::ListOperations
   return response;
 }
 
-absl::StatusOr<v1::Operation> Driver::Abort(const std::string& id, const std::string& by, const std::string& reason) {
+absl::StatusOr<v1::Operation> Driver::Ask(const std::string& id, const OperatorRequest& request) {
   RB_ASSIGN_OR_RETURN(const StoredOperation stored, store_.Find(id));
   const auto found = running_.find(stored.id);
+  std::unique_ptr<Running> ended;
   if (found == running_.end()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(stored.id, " has ended; there is nothing to abort. Type: rbctl show ", stored.id));
+    RB_ASSIGN_OR_RETURN(ended, Load(stored.id));
   }
-  Event event = NewEvent(*found->second);
-  event.body = AbortRequested{by, reason};
-  RB_RETURN_IF_ERROR(Take(found->second.get(), event));
+  Running* const running = found == running_.end() ? ended.get() : found->second.get();
+  if (const std::string why = WhyRefused(running->operation, request); !why.empty()) {
+    return absl::FailedPreconditionError(why);
+  }
+  Event event = NewEvent(*running);
+  std::visit([&event](const auto& body) { event.body = body; }, request);
+  RB_RETURN_IF_ERROR(Take(running, event));
   return Get(stored.id, nullptr);
 }
 
@@ -679,15 +828,17 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
 void Driver::Ended(const Running& running) {
   const Operation& operation = running.operation;
   LogInfo("controller", operation.id, " ", std::string(NameOf(operation.state)), ": ", operation.summary);
-  static constexpr absl::string_view kKinds[] = {"rollback", "deploy", "backup", "undo"};
+  loop_.PostResult([this] { ServeQueue(); });
+  static constexpr absl::string_view kKinds[] = {"rollback", "deploy", "backup", "undo", "verification"};
   const std::string kind(kKinds[static_cast<int>(operation.plan.spec.kind)]);
   std::string outcome(NameOf(operation.state));
   std::replace(outcome.begin(), outcome.end(), ' ', '_');
   metrics_.OnEnded(operation.plan.spec.environment, operation.plan.spec.service, kind, outcome);
-  if (operation.plan.spec.kind == OperationKind::kBackup) return;
+  if (!ChangesHosts(operation.plan.spec.kind)) return;
+  if (operation.plan.spec.emergency && operation.state == OperationState::kSucceeded) VerifyAfterwards(operation);
   for (const HostProgress& host : operation.hosts) {
     if (host.times.recovery == absl::ZeroDuration()) continue;
-    metrics_.OnRecovery(operation.plan.spec.environment, operation.plan.spec.service,
+    metrics_.OnRecovery(host.plan.environment, operation.plan.spec.service,
                         host.plan.method == Method::kGit ? "git" : "backup", outcome, host.times.recovery,
                         host.times.downtime, host.target);
   }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <set>
@@ -51,10 +52,13 @@ class Driver {
   absl::Status Resume();
 
   void Plan(const OperationSpec& spec, std::function<void(absl::Status, v1::Plan)> done);
+  // With spec.wait_for_lock it stands in a queue while another operation holds a lock; it leaves the queue unanswered
+  // when `is_given_up` says so: whoever asked is gone.
   void Start(const OperationSpec& spec, const std::string& by, const std::string& idempotency_key,
-             std::function<void(Started)> done);
+             std::function<bool()> is_given_up, std::function<void(Started)> done);
   absl::StatusOr<v1::Operation> Get(const std::string& id, std::vector<v1::OperationEvent>* events);
-  absl::StatusOr<v1::Operation> Abort(const std::string& id, const std::string& by, const std::string& reason);
+  // FAILED_PRECONDITION, with why and what to type, when it is refused.
+  absl::StatusOr<v1::Operation> Ask(const std::string& id, const OperatorRequest& request);
   absl::StatusOr<v1::ListOperationsResponse> List(const v1::ListOperationsRequest& request);
   // Calls `watcher` for what was after `after_sequence`, then for what comes. Returns a number for Unwatch; 0 when the
   // operation has ended and everything was told.
@@ -87,6 +91,16 @@ class Driver {
     PlanningHistory history;
     std::function<void(rb::controller::Plan)> done;
   };
+  // Stands in line for a lock.
+  struct Queued {
+    OperationSpec spec;
+    std::string by;
+    std::string idempotency_key;
+    absl::Duration until;
+    bool was_first = false;
+    std::function<bool()> is_given_up;
+    std::function<void(Started)> done;
+  };
   struct AgentInfo {
     bool connected = false;
     v1::Hello hello;
@@ -108,10 +122,25 @@ class Driver {
   static void Fold(Running* running, const Event& event, std::vector<Effect>* effects);
   void Tell(Running* running, size_t first_new_event, bool progress_only);
   v1::Operation Shown(const Running& running) const;
+  void SendStep(const Operation& operation, const StartStep& step);
   void ArmDeadline(const std::string& operation_id, const StartStep& step);
+  void EndWait(const std::string& id, uint32_t number);
+  // All or an error; what was taken before that is given back with ReleaseLock. `held_environment` may be null.
+  absl::Status TakeLocks(const OperationSpec& spec, const std::string& id, std::string* held_environment);
+  // The operation that the key began, as an answer. False when there is none.
+  bool AnswerOfKey(const std::string& idempotency_key, Started* answer);
+  Started Begin(rb::controller::Plan plan, const std::string& by, const std::string& idempotency_key);
+  Verdict LastVerdict(const std::string& host, const std::string& service) const;
   Event NewEvent(const Running& running) const;
   absl::StatusOr<std::unique_ptr<Running>> Load(const std::string& id);
   void Ended(const Running& running);
+  void TryToStart(Queued request);
+  // Takes those out of the queue who are first in line for locks that are free, or have waited long enough. Called
+  // whenever a lock may have become free, and from time to time.
+  void ServeQueue();
+  void LookAtQueueLater();
+  void VerifyAfterwards(const Operation& operation);
+  absl::StatusOr<std::string> LockHolder(const OperationSpec& spec, std::string* environment);
 
   const Fleet fleet_;
   Store& store_;
@@ -122,6 +151,9 @@ class Driver {
   std::map<std::string, std::unique_ptr<Running>> running_;
   std::map<std::string, Inspecting> inspecting_;
   std::map<std::string, AgentInfo> agents_;
+  // In the order in which they came.
+  std::list<Queued> queue_;
+  bool queue_timer_ = false;
   std::map<uint64_t, WatcherEntry> watchers_;
   uint64_t next_watcher_ = 1;
 };

@@ -139,16 +139,17 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                                            const v1::StartOperationRequest* request,
                                            v1::StartOperationResponse* response) override {
     return OnLoop(context, "/rb.v1.FleetService/StartOperation",
-                  [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
+                  [this, context, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
                     absl::StatusOr<OperationSpec> spec = FromWire(request->spec());
                     if (!spec.ok()) return reactor->Finish(ToGrpc(spec.status()));
-                    driver_.Start(*spec, peer.name, request->idempotency_key(),
-                                  [reactor, response](Driver::Started started) {
-                                    if (!started.status.ok()) return reactor->Finish(ToGrpc(started.status));
-                                    if (started.refusal.refused()) return reactor->Finish(ToGrpc(started.refusal));
-                                    *response->mutable_operation() = std::move(started.operation);
-                                    reactor->Finish(grpc::Status::OK);
-                                  });
+                    driver_.Start(
+                        *spec, peer.name, request->idempotency_key(), [context] { return context->IsCancelled(); },
+                        [reactor, response](Driver::Started started) {
+                          if (!started.status.ok()) return reactor->Finish(ToGrpc(started.status));
+                          if (started.refusal.refused()) return reactor->Finish(ToGrpc(started.refusal));
+                          *response->mutable_operation() = std::move(started.operation);
+                          reactor->Finish(grpc::Status::OK);
+                        });
                   });
   }
 
@@ -201,11 +202,34 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                                            v1::AbortOperationResponse* response) override {
     return OnLoop(context, "/rb.v1.FleetService/AbortOperation",
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
-                    absl::StatusOr<v1::Operation> operation =
-                        driver_.Abort(request->operation_id(), peer.name, request->reason());
-                    const grpc::Status status = ToGrpc(operation.status());
-                    if (operation.ok()) *response->mutable_operation() = *std::move(operation);
-                    reactor->Finish(status);
+                    Ask(request->operation_id(), AbortRequested{peer.name, request->reason()}, response, reactor);
+                  });
+  }
+
+  grpc::ServerUnaryReactor* PauseOperation(grpc::CallbackServerContext* context,
+                                           const v1::PauseOperationRequest* request,
+                                           v1::PauseOperationResponse* response) override {
+    return OnLoop(context, "/rb.v1.FleetService/PauseOperation",
+                  [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
+                    Ask(request->operation_id(), PauseRequested{peer.name, request->reason()}, response, reactor);
+                  });
+  }
+
+  grpc::ServerUnaryReactor* ResumeOperation(grpc::CallbackServerContext* context,
+                                            const v1::ResumeOperationRequest* request,
+                                            v1::ResumeOperationResponse* response) override {
+    return OnLoop(context, "/rb.v1.FleetService/ResumeOperation",
+                  [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
+                    Ask(request->operation_id(), ResumeRequested{peer.name}, response, reactor);
+                  });
+  }
+
+  grpc::ServerUnaryReactor* ApproveOperation(grpc::CallbackServerContext* context,
+                                             const v1::ApproveOperationRequest* request,
+                                             v1::ApproveOperationResponse* response) override {
+    return OnLoop(context, "/rb.v1.FleetService/ApproveOperation",
+                  [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
+                    Ask(request->operation_id(), Approved{peer.name, request->reason()}, response, reactor);
                   });
   }
 
@@ -248,6 +272,15 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   }
 
  private:
+  template <typename Response>
+  void Ask(const std::string& operation_id, const OperatorRequest& request, Response* response,
+           grpc::ServerUnaryReactor* reactor) {
+    absl::StatusOr<v1::Operation> operation = driver_.Ask(operation_id, request);
+    const grpc::Status status = ToGrpc(operation.status());
+    if (operation.ok()) *response->mutable_operation() = *std::move(operation);
+    reactor->Finish(status);
+  }
+
   // Authorizes, then runs `work` on the loop; it finishes the reactor exactly once, then or later.
   template <typename Work>
   grpc::ServerUnaryReactor* OnLoop(grpc::CallbackServerContext* context, const char* method, Work work) {

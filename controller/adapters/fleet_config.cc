@@ -78,6 +78,25 @@ class Reader {
           Complain(path + ".gate.passed_in", absl::StrCat(gate, " does not come before ", name));
         }
       }
+      if (config.gate().has_passed_within()) {
+        environment.gate_passed_within = FromProto(config.gate().passed_within());
+        if (gate.empty())
+          Complain(path + ".gate.passed_within", "says how long ago at most, but `passed_in` is missing");
+        if (environment.gate_passed_within <= absl::ZeroDuration()) {
+          Complain(path + ".gate.passed_within", "is more than 0s");
+        }
+      }
+      environment.gate_approval = config.gate().approval();
+      for (const std::string& text : config.gate().windows()) {
+        Window window;
+        if (!ParseWindow(text, &window)) {
+          Complain(path + ".gate.windows",
+                   absl::StrCat("'", text,
+                                "' is not a window; write \"Mon-Fri 09:00-17:00\", \"Sat,Sun 10:00-12:00\" or "
+                                "\"22:00-02:00\" (UTC)"));
+        }
+        environment.gate_windows.push_back(std::move(window));
+      }
       fleet_->environments.push_back(std::move(environment));
     }
     std::sort(fleet_->environments.begin(), fleet_->environments.end(),
@@ -114,6 +133,11 @@ class Reader {
       Complain(path + ".wave.size", absl::StrCat("'", config.wave().size(),
                                                  "' is neither a number of hosts from 1 nor "
                                                  "a percentage from 1% to 100%"));
+    }
+    const std::string& most = config.wave().max_unavailable();
+    if (!most.empty() && !ParseWaveSize(most, &service.max_unavailable)) {
+      Complain(path + ".wave.max_unavailable",
+               absl::StrCat("'", most, "' is neither a number of hosts from 1 nor a percentage from 1% to 100%"));
     }
     const std::string& on_failure = config.wave().on_failure();
     if (on_failure == "revert") {

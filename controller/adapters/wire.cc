@@ -209,6 +209,7 @@ Plan PlanFromWire(const v1::Plan& wire) {
   for (const v1::HostPlan& one : wire.hosts()) {
     HostPlan host;
     host.host = one.host();
+    host.environment = one.environment();
     host.method = MethodFromWire(one.method());
     host.method_because = one.method_because();
     host.release_name = one.release_name();
@@ -227,6 +228,7 @@ Plan PlanFromWire(const v1::Plan& wire) {
   plan.wave_count = wire.wave_count();
   plan.target = FromProto(wire.target());
   plan.notes.assign(wire.notes().begin(), wire.notes().end());
+  plan.approval_before_wave = wire.approval_before_wave();
   return plan;
 }
 
@@ -234,7 +236,7 @@ Plan PlanFromWire(const v1::Plan& wire) {
 
 absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   OperationSpec spec;
-  if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_UNDO) {
+  if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_VERIFICATION) {
     return absl::InvalidArgumentError("this controller does not know that kind of operation. Nothing was changed");
   }
   spec.kind = static_cast<OperationKind>(wire.kind() - 1);
@@ -272,7 +274,14 @@ absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   spec.undo_operation_id = wire.undo_operation_id();
   spec.pin = wire.pin();
   spec.even_if_already_there = wire.even_if_already_there();
-  if (spec.hosts.size() > 10000 || spec.target.name.size() > 300) {
+  spec.through.assign(wire.through().begin(), wire.through().end());
+  spec.override_gates.assign(wire.override_gates().begin(), wire.override_gates().end());
+  spec.wait_for_lock = FromProto(wire.wait_for_lock());
+  if (spec.wait_for_lock < absl::ZeroDuration() || spec.wait_for_lock > absl::Hours(24)) {
+    return absl::InvalidArgumentError("waiting for a lock takes at most 24h. Nothing was changed");
+  }
+  if (spec.hosts.size() > 10000 || spec.through.size() > 100 || spec.override_gates.size() > 10 ||
+      spec.target.name.size() > 300) {
     return absl::InvalidArgumentError("the request names too much. Nothing was changed");
   }
   return spec;
@@ -294,6 +303,9 @@ v1::OperationSpec ToWire(const OperationSpec& spec) {
   wire.set_undo_operation_id(spec.undo_operation_id);
   wire.set_pin(spec.pin);
   wire.set_even_if_already_there(spec.even_if_already_there);
+  wire.mutable_through()->Add(spec.through.begin(), spec.through.end());
+  wire.mutable_override_gates()->Add(spec.override_gates.begin(), spec.override_gates.end());
+  if (spec.wait_for_lock > absl::ZeroDuration()) *wire.mutable_wait_for_lock() = ToProto(spec.wait_for_lock);
   return wire;
 }
 
@@ -318,6 +330,7 @@ v1::Plan ToWire(const Plan& plan) {
   for (const HostPlan& host : plan.hosts) {
     v1::HostPlan* added = wire.add_hosts();
     added->set_host(host.host);
+    added->set_environment(host.environment);
     added->set_method(MethodToWire(host.method));
     added->set_method_because(host.method_because);
     added->set_release_name(host.release_name);
@@ -336,6 +349,7 @@ v1::Plan ToWire(const Plan& plan) {
   wire.set_wave_count(plan.wave_count);
   *wire.mutable_target() = ToProto(plan.target);
   wire.mutable_notes()->Add(plan.notes.begin(), plan.notes.end());
+  wire.set_approval_before_wave(plan.approval_before_wave);
   if (plan.refusal.refused()) *wire.mutable_refusal() = ToWire(plan.refusal);
   return wire;
 }
@@ -396,6 +410,7 @@ v1::Operation ToWire(const Operation& operation) {
     v1::HostProgress* added = wire.add_hosts();
     const Candidate* fallback = host.candidate > 0 ? &host.plan.fallbacks[host.candidate - 1] : nullptr;
     added->set_host(host.plan.host);
+    added->set_environment(host.plan.environment);
     added->set_wave(host.plan.wave);
     added->set_state(static_cast<v1::HostState>(host.state));
     added->set_method(MethodToWire(fallback != nullptr ? fallback->method : host.plan.method));
@@ -425,6 +440,9 @@ v1::Operation ToWire(const Operation& operation) {
   wire.set_target_met(operation.target_met);
   wire.set_last_sequence(operation.last_sequence);
   wire.set_abort_requested(operation.abort_requested);
+  wire.set_paused(operation.paused);
+  wire.set_approved_by(operation.approved_by);
+  if (operation.state == OperationState::kWaiting) wire.set_waits_for(WaitsFor(operation));
   return wire;
 }
 
@@ -467,6 +485,7 @@ v1::Task TaskFor(const Operation& operation, const StartStep& step) {
     }
     case StepKind::kVerify:
       *task.mutable_verify() = verify;
+      task.mutable_verify()->set_of_what_runs(!ChangesHosts(operation.plan.spec.kind));
       break;
     case StepKind::kRevert:
       task.mutable_revert()->set_reason(operation.abort_requested ? "aborted" : "the operation failed");
@@ -497,7 +516,7 @@ v1::Task InspectTask(const OperationSpec& spec, const std::string& step_id, cons
     // What was replaced is often bad: that is why it was replaced. Undo means it all the same.
     inspect->mutable_target()->set_force(true);
     inspect->set_method(v1::METHOD_BACKUP);
-  } else if (spec.kind != OperationKind::kBackup) {
+  } else if (ChangesHosts(spec.kind)) {
     *inspect->mutable_target() = TargetToWire(spec.target);
     if (spec.kind == OperationKind::kDeploy) inspect->set_method(v1::METHOD_GIT);
     inspect->set_fetch(spec.kind == OperationKind::kDeploy);
@@ -560,6 +579,16 @@ std::string EncodeEvent(const Event& event) {
   } else if (const auto* abort = std::get_if<AbortRequested>(&event.body)) {
     wire.mutable_abort_requested()->set_by(abort->by);
     wire.mutable_abort_requested()->set_reason(abort->reason);
+  } else if (const auto* pause = std::get_if<PauseRequested>(&event.body)) {
+    wire.mutable_pause_requested()->set_by(pause->by);
+    wire.mutable_pause_requested()->set_reason(pause->reason);
+  } else if (const auto* resume = std::get_if<ResumeRequested>(&event.body)) {
+    wire.mutable_resume_requested()->set_by(resume->by);
+  } else if (const auto* approved = std::get_if<Approved>(&event.body)) {
+    wire.mutable_approved()->set_by(approved->by);
+    wire.mutable_approved()->set_reason(approved->reason);
+  } else if (const auto* wait = std::get_if<WaitEnded>(&event.body)) {
+    wire.mutable_wait_ended()->set_number(wait->number);
   }
   return wire.SerializeAsString();
 }
@@ -603,6 +632,18 @@ absl::StatusOr<Event> DecodeEvent(absl::string_view bytes) {
       return event;
     case controller_journal::Event::kAbortRequested:
       event.body = AbortRequested{wire.abort_requested().by(), wire.abort_requested().reason()};
+      return event;
+    case controller_journal::Event::kPauseRequested:
+      event.body = PauseRequested{wire.pause_requested().by(), wire.pause_requested().reason()};
+      return event;
+    case controller_journal::Event::kResumeRequested:
+      event.body = ResumeRequested{wire.resume_requested().by()};
+      return event;
+    case controller_journal::Event::kApproved:
+      event.body = Approved{wire.approved().by(), wire.approved().reason()};
+      return event;
+    case controller_journal::Event::kWaitEnded:
+      event.body = WaitEnded{wire.wait_ended().number()};
       return event;
     case controller_journal::Event::BODY_NOT_SET:
       break;

@@ -10,11 +10,12 @@ struct Rule {
 
 // proto/rb/v1/fleet_service.proto says the same beside each call.
 constexpr Rule kRules[] = {
-    {"/rb.v1.FleetService/PlanOperation", Role::kViewer},  {"/rb.v1.FleetService/StartOperation", Role::kOperator},
-    {"/rb.v1.FleetService/GetOperation", Role::kViewer},   {"/rb.v1.FleetService/ListOperations", Role::kViewer},
-    {"/rb.v1.FleetService/WatchOperation", Role::kViewer}, {"/rb.v1.FleetService/AbortOperation", Role::kOperator},
-    {"/rb.v1.FleetService/ListReleases", Role::kViewer},   {"/rb.v1.FleetService/ListAgents", Role::kViewer},
-    {"/rb.v1.FleetService/GetStatus", Role::kViewer},
+    {"/rb.v1.FleetService/PlanOperation", Role::kViewer},      {"/rb.v1.FleetService/StartOperation", Role::kOperator},
+    {"/rb.v1.FleetService/GetOperation", Role::kViewer},       {"/rb.v1.FleetService/ListOperations", Role::kViewer},
+    {"/rb.v1.FleetService/WatchOperation", Role::kViewer},     {"/rb.v1.FleetService/AbortOperation", Role::kOperator},
+    {"/rb.v1.FleetService/PauseOperation", Role::kOperator},   {"/rb.v1.FleetService/ResumeOperation", Role::kOperator},
+    {"/rb.v1.FleetService/ApproveOperation", Role::kOperator}, {"/rb.v1.FleetService/ListReleases", Role::kViewer},
+    {"/rb.v1.FleetService/ListAgents", Role::kViewer},         {"/rb.v1.FleetService/GetStatus", Role::kViewer},
 };
 constexpr absl::string_view kAgentLink = "/rb.v1.AgentLink/Connect";
 

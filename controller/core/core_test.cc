@@ -23,7 +23,14 @@ using ::testing::HasSubstr;
 
 Fleet TestFleet() {
   Fleet fleet;
-  fleet.environments = {{"test", 1, ""}, {"prod", 2, "test"}};
+  Environment test;
+  test.name = "test";
+  test.order = 1;
+  Environment prod;
+  prod.name = "prod";
+  prod.order = 2;
+  prod.gate_passed_in = "test";
+  fleet.environments = {test, prod};
   FleetService service;
   service.name = "bot";
   service.hosts = {{"test", {"test-1"}}, {"prod", {"prod-1", "prod-2"}}};
@@ -67,7 +74,8 @@ OperationSpec Rollback(const std::string& environment = "prod") {
 
 PlanningHistory Passed(const std::string& commit) {
   PlanningHistory history;
-  history.succeeded_commits["test"] = {commit};
+  history.now = absl::FromUnixSeconds(1'800'000'000);
+  history.passed["test"] = {{commit, history.now - absl::Hours(1)}};
   return history;
 }
 
@@ -76,9 +84,10 @@ TEST(Access, OnlyWhatTheTableAllows) {
     const char* method;
     Role least;
   } calls[] = {
-      {"PlanOperation", Role::kViewer},  {"StartOperation", Role::kOperator}, {"GetOperation", Role::kViewer},
-      {"ListOperations", Role::kViewer}, {"WatchOperation", Role::kViewer},   {"AbortOperation", Role::kOperator},
-      {"ListReleases", Role::kViewer},   {"ListAgents", Role::kViewer},       {"GetStatus", Role::kViewer},
+      {"PlanOperation", Role::kViewer},    {"StartOperation", Role::kOperator},  {"GetOperation", Role::kViewer},
+      {"ListOperations", Role::kViewer},   {"WatchOperation", Role::kViewer},    {"AbortOperation", Role::kOperator},
+      {"PauseOperation", Role::kOperator}, {"ResumeOperation", Role::kOperator}, {"ApproveOperation", Role::kOperator},
+      {"ListReleases", Role::kViewer},     {"ListAgents", Role::kViewer},        {"GetStatus", Role::kViewer},
   };
   for (const auto& call : calls) {
     const std::string method = absl::StrCat("/rb.v1.FleetService/", call.method);
@@ -101,12 +110,20 @@ TEST(Waves, Table) {
     EXPECT_FALSE(ParseWaveSize(bad, &size)) << bad;
   }
   ASSERT_TRUE(ParseWaveSize("50%", &size));
-  EXPECT_THAT(AssignWaves(5, size), ElementsAre(1, 1, 1, 2, 2));
+  const WaveSize any;
+  const auto healthy = [](size_t count) { return std::vector<bool>(count, true); };
+  EXPECT_THAT(AssignWaves(healthy(5), size, any), ElementsAre(1, 1, 1, 2, 2));
   ASSERT_TRUE(ParseWaveSize("1", &size));
-  EXPECT_THAT(AssignWaves(3, size), ElementsAre(1, 2, 3));
+  EXPECT_THAT(AssignWaves(healthy(3), size, any), ElementsAre(1, 2, 3));
   ASSERT_TRUE(ParseWaveSize("1%", &size));
-  EXPECT_THAT(AssignWaves(2, size), ElementsAre(1, 2));
-  EXPECT_TRUE(AssignWaves(0, size).empty());
+  EXPECT_THAT(AssignWaves(healthy(2), size, any), ElementsAre(1, 2));
+  EXPECT_TRUE(AssignWaves({}, size, any).empty());
+  // At most one healthy host away at a time; those that are down already cost nothing.
+  WaveSize one;
+  ASSERT_TRUE(ParseWaveSize("1", &one));
+  EXPECT_THAT(AssignWaves(healthy(3), any, one), ElementsAre(1, 2, 3));
+  EXPECT_THAT(AssignWaves({false, false, true, true, false}, any, one), ElementsAre(1, 1, 1, 2, 2));
+  EXPECT_THAT(AssignWaves({false, false, false}, any, one), ElementsAre(1, 1, 1));
 }
 
 TEST(Scope, RefusesWithTheNearestSpellingAndChangesNothing) {
@@ -135,6 +152,47 @@ TEST(Scope, RefusesWithTheNearestSpellingAndChangesNothing) {
   spec = Rollback();
   spec.hosts = {"prod-2"};
   EXPECT_THAT(ResolveScope(spec, fleet).hosts, ElementsAre("prod-2"));
+}
+
+TEST(Window, Table) {
+  Window window;
+  for (const char* bad : {"", "Mon", "09:00", "9:00-17:00", "Mon-Fri 09:00", "Mon-Fri 09:00-09:00", "mon 09:00-10:00",
+                          "Mon 24:00-25:00", "Mon 09:60-10:00", "Mon-Fri-Sat 09:00-10:00", "Mon  09:00-10:00",
+                          "Mon 24:00-02:00", "Mon-Fri 09:00-17:00 ", "Mon, 09:00-10:00"}) {
+    EXPECT_FALSE(ParseWindow(bad, &window)) << bad;
+  }
+  const auto at = [](int day, int hour, int minute) {
+    // The 1st of February 2027 is a Monday.
+    return absl::FromCivil(absl::CivilMinute(2027, 2, day, hour, minute), absl::UTCTimeZone());
+  };
+  const struct {
+    std::vector<const char*> windows;
+    absl::Time now;
+    bool open;
+    absl::Time next;
+  } cases[] = {
+      {{"Mon-Fri 09:00-17:00"}, at(1, 9, 0), true, at(1, 9, 0)},
+      {{"Mon-Fri 09:00-17:00"}, at(1, 8, 59), false, at(1, 9, 0)},
+      {{"Mon-Fri 09:00-17:00"}, at(5, 17, 0), false, at(8, 9, 0)},
+      {{"Sat,Sun 10:00-12:00"}, at(3, 0, 0), false, at(6, 10, 0)},
+      {{"22:00-02:00"}, at(2, 1, 59), true, at(2, 1, 59)},
+      {{"22:00-02:00"}, at(2, 2, 0), false, at(2, 22, 0)},
+      {{"Mon 22:00-02:00"}, at(2, 1, 0), true, at(2, 1, 0)},
+      {{"Mon 22:00-02:00"}, at(1, 1, 0), false, at(1, 22, 0)},
+      {{"Fri-Mon 00:00-24:00"}, at(7, 23, 59), true, at(7, 23, 59)},
+      {{"Fri-Mon 00:00-24:00"}, at(3, 12, 0), false, at(5, 0, 0)},
+      {{"Mon 09:00-10:00", "Wed 09:00-10:00"}, at(1, 10, 0), false, at(3, 9, 0)},
+  };
+  for (const auto& one : cases) {
+    std::vector<Window> windows;
+    for (const char* text : one.windows) {
+      ASSERT_TRUE(ParseWindow(text, &window)) << text;
+      windows.push_back(window);
+    }
+    EXPECT_EQ(IsOpen(windows, one.now), one.open) << one.windows[0] << " at " << one.now;
+    EXPECT_EQ(NextOpening(windows, one.now), one.next) << one.windows[0] << " at " << one.now;
+  }
+  EXPECT_TRUE(IsOpen({}, at(1, 0, 0)));
 }
 
 TEST(Scope, AnUndoIsAboutWhatItsOperationWasAbout) {
@@ -196,7 +254,7 @@ TEST(Plan, Refusals) {
       {"hosts differ",
        [](auto*, auto* answers, auto*) { (*answers)["prod-2"].candidates = {Backup("bbbb", Durability::kProved)}; },
        Refusal::Code::kAmbiguous},
-      {"gate", [](auto*, auto*, auto* history) { history->succeeded_commits.clear(); }, Refusal::Code::kGate},
+      {"gate", [](auto*, auto*, auto* history) { history->passed.clear(); }, Refusal::Code::kGate},
       {"ambiguous",
        [](auto* spec, auto* answers, auto*) {
          spec->target.kind = TargetReference::Kind::kNamed;
@@ -219,7 +277,102 @@ TEST(Plan, Refusals) {
   const Plan plan = MakePlan(ResolveScope(emergency, fleet), fleet,
                              {{"prod-1", Answer({good})}, {"prod-2", Answer({good})}}, PlanningHistory());
   EXPECT_FALSE(plan.refusal.refused());
-  EXPECT_THAT(plan.notes, Contains(HasSubstr("gate skipped")));
+  EXPECT_THAT(plan.notes, Contains(HasSubstr("gate passed_in skipped (--emergency)")));
+}
+
+// Test and prod in one operation, or prod alone behind its gates.
+class GatesTest : public ::testing::Test {
+ protected:
+  GatesTest() {
+    history_.now = absl::FromCivil(absl::CivilMinute(2027, 2, 1, 3, 0), absl::UTCTimeZone());  // a Monday
+    spec_.target.kind = TargetReference::Kind::kNamed;
+    spec_.target.name = "aaaa";
+  }
+  Plan Make() {
+    const Scope scope = ResolveScope(spec_, fleet_);
+    std::map<std::string, Inspection> answers;
+    for (const std::string& host : scope.hosts) answers[host] = Answer({Backup("aaaa", Durability::kProved)});
+    return MakePlan(scope, fleet_, answers, history_);
+  }
+  Environment& prod() { return fleet_.environments[1]; }
+
+  Fleet fleet_ = TestFleet();
+  OperationSpec spec_ = Rollback();
+  PlanningHistory history_;
+};
+
+TEST_F(GatesTest, ThroughTestToProd) {
+  spec_.through = {"test", "prod"};
+  const Plan plan = Make();
+  ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
+  std::vector<std::string> order;
+  for (const HostPlan& host : plan.hosts) order.push_back(absl::StrCat(host.wave, host.environment, "/", host.host));
+  EXPECT_THAT(order, ElementsAre("1test/test-1", "2prod/prod-1", "2prod/prod-2"));
+  EXPECT_EQ(plan.wave_count, 2u);
+  for (const std::vector<std::string>& bad :
+       {std::vector<std::string>{"prod", "test"}, {"test"}, {"test", "test", "prod"}, {"prod", "prod"}}) {
+    spec_.through = bad;
+    EXPECT_EQ(Make().refusal.code, Refusal::Code::kBadRequest);
+  }
+  spec_.through = {"tets", "prod"};
+  EXPECT_EQ(Make().refusal.code, Refusal::Code::kUnknownEnvironment);
+}
+
+TEST_F(GatesTest, PassedInCountsForASetTime) {
+  EXPECT_EQ(Make().refusal.code, Refusal::Code::kGate);
+  history_.passed["test"] = {{"bbbb", history_.now}, {"aaaa", history_.now - absl::Hours(25)}};
+  EXPECT_FALSE(Make().refusal.refused());
+  prod().gate_passed_within = absl::Hours(24);
+  const Plan late = Make();
+  EXPECT_EQ(late.refusal.code, Refusal::Code::kGate);
+  EXPECT_THAT(late.refusal.message, HasSubstr("longer ago than"));
+  history_.passed["test"].push_back({"aaaa", history_.now - absl::Hours(1)});
+  EXPECT_FALSE(Make().refusal.refused());
+}
+
+TEST_F(GatesTest, AWindowIsOpenOrSaysWhenItOpens) {
+  history_.passed["test"] = {{"aaaa", history_.now}};
+  Window window;
+  ASSERT_TRUE(ParseWindow("Mon-Fri 09:00-17:00", &window));
+  prod().gate_windows = {window};
+  const Plan shut = Make();
+  EXPECT_EQ(shut.refusal.code, Refusal::Code::kGate);
+  EXPECT_THAT(shut.refusal.message, HasSubstr("the next window opens 2027-02-01T09:00:00Z"));
+  history_.now += absl::Hours(6);
+  EXPECT_FALSE(Make().refusal.refused());
+}
+
+TEST_F(GatesTest, EachIsOverriddenByNameWithAReasonAndAllByAnEmergency) {
+  Window window;
+  ASSERT_TRUE(ParseWindow("Mon-Fri 09:00-17:00", &window));
+  prod().gate_windows = {window};
+  prod().gate_approval = true;
+  spec_.override_gates = {"window"};
+  EXPECT_THAT(Make().refusal.message, HasSubstr("has not passed in test")) << "one by one";
+  spec_.override_gates = {"window", "passed_in"};
+  Plan plan = Make();
+  ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
+  EXPECT_EQ(plan.approval_before_wave, 1u);
+  EXPECT_THAT(plan.notes, Contains(HasSubstr("gate window skipped (--override-gate window)")));
+  spec_.override_gates = {"window", "passed_in", "approval"};
+  EXPECT_EQ(Make().approval_before_wave, 0u);
+  spec_.override_gates = {"windw"};
+  plan = Make();
+  EXPECT_EQ(plan.refusal.code, Refusal::Code::kBadRequest);
+  EXPECT_THAT(plan.refusal.message, HasSubstr("did you mean window?"));
+  spec_.override_gates.clear();
+  spec_.emergency = true;
+  plan = Make();
+  ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
+  EXPECT_EQ(plan.approval_before_wave, 0u);
+  for (const char* gate : {"window", "passed_in", "approval"}) {
+    EXPECT_THAT(plan.notes, Contains(HasSubstr(absl::StrCat("gate ", gate, " skipped (--emergency)"))));
+  }
+  spec_.environment = "test";
+  spec_.emergency = false;
+  spec_.override_gates = {"window"};
+  spec_.reason.clear();
+  EXPECT_EQ(Make().refusal.code, Refusal::Code::kReasonRequired);
 }
 
 // ---- a model fleet
@@ -240,6 +393,7 @@ struct Life {
   std::vector<Event> journal;
   std::map<std::string, ModelHost> hosts;
   bool lock_held = false;
+  std::set<std::pair<OperationState, OperationState>> edges;
   std::vector<std::string> violations;
 };
 
@@ -250,7 +404,7 @@ Plan TwoWavePlan(size_t count, OnFailure on_failure, size_t wave_size) {
   plan.target = absl::Minutes(3);
   WaveSize size;
   size.count = static_cast<uint32_t>(wave_size);
-  const std::vector<uint32_t> waves = AssignWaves(count, size);
+  const std::vector<uint32_t> waves = AssignWaves(std::vector<bool>(count, true), size, WaveSize());
   for (size_t i = 0; i < count; ++i) {
     HostPlan host;
     host.host = absl::StrCat("h", i);
@@ -269,7 +423,14 @@ Life Live(uint64_t seed, int planted) {
   Life life;
   const size_t count = 1 + random() % 5;
   const OnFailure policies[] = {OnFailure::kRevertWave, OnFailure::kRevertAll, OnFailure::kHold};
-  const Plan plan = TwoWavePlan(count, policies[random() % 3], 1 + random() % count);
+  Plan plan = TwoWavePlan(count, policies[random() % 3], 1 + random() % count);
+  if (chance(8)) {
+    plan.spec.kind = chance(50) ? OperationKind::kBackup : OperationKind::kVerification;
+  } else if (chance(20)) {
+    plan.approval_before_wave = 1 + static_cast<uint32_t>(random() % plan.wave_count);
+  } else if (chance(3)) {
+    for (HostPlan& host : plan.hosts) host.already_there = true;
+  }
   for (const HostPlan& host : plan.hosts) {
     ModelHost& model = life.hosts[host.host];
     model.gone = chance(4);
@@ -279,6 +440,7 @@ Life Live(uint64_t seed, int planted) {
     model.revert_fails = chance(5);
   }
   const bool aborts = chance(15);
+  const bool pauses = chance(30);
   std::vector<Effect> pending;
   std::vector<Event> on_the_way;
   absl::Duration elapsed;
@@ -298,8 +460,7 @@ Life Live(uint64_t seed, int planted) {
     std::vector<OperationState> walked = {before};
     for (const auto& [host, text] : decision.notes) {
       if (!host.empty()) continue;
-      for (int s = 0; s <= static_cast<int>(OperationState::kNeedsAttention); ++s) {
-        const auto state = static_cast<OperationState>(s);
+      for (const OperationState state : kAllOperationStates) {
         if (text == NameOf(state) || absl::StartsWith(text, absl::StrCat(std::string(NameOf(state)), " wave"))) {
           walked.push_back(state);
         }
@@ -307,6 +468,7 @@ Life Live(uint64_t seed, int planted) {
     }
     if (walked.back() != decision.operation.state) walked.push_back(decision.operation.state);
     for (size_t i = 1; i < walked.size(); ++i) {
+      if (walked[i - 1] != walked[i]) life.edges.emplace(walked[i - 1], walked[i]);
       if (walked[i - 1] != walked[i] && !IsLegalTransition(walked[i - 1], walked[i])) {
         violate(absl::StrCat("illegal: ", std::string(NameOf(walked[i - 1])), " to ", std::string(NameOf(walked[i]))));
       }
@@ -409,7 +571,21 @@ Life Live(uint64_t seed, int planted) {
       life.operation = std::move(replayed);
       pending = OutstandingEffects(life.operation, "");
     }
-    if (aborts && turn == 3) take(AbortRequested{"someone", "changed my mind"});
+    if (aborts && chance(10)) take(AbortRequested{"someone", "changed my mind"});
+    if (pauses && chance(20)) {
+      life.operation.paused ? take(ResumeRequested{"someone"}) : take(PauseRequested{"someone", "to look"});
+    }
+    if (life.operation.state == OperationState::kWaiting && chance(10)) {
+      // While it waits, a host goes back by its own hand.
+      StepResult alone;
+      alone.step_id = "alone/op/revert";
+      alone.done_alone = true;
+      const std::string host = life.operation.hosts[random() % count].plan.host;
+      if (life.hosts[host].tree == ModelHost::Tree::kNew) {
+        life.hosts[host].tree = ModelHost::Tree::kOld;
+        take(StepEnded{host, alone});
+      }
+    }
     if (!pending.empty()) {
       const Effect effect = pending.front();
       pending.erase(pending.begin());
@@ -432,6 +608,10 @@ Life Live(uint64_t seed, int planted) {
       continue;
     }
     // Nothing moves: a deadline passes, or a host connects again and is asked again.
+    if (life.operation.state == OperationState::kWaiting && chance(50)) {
+      take(Approved{"another", "go"});
+      if (life.operation.paused) take(ResumeRequested{"someone"});
+    }
     const std::vector<Effect> outstanding = OutstandingEffects(life.operation, "");
     if (outstanding.empty()) break;
     const Effect& effect = outstanding[random() % outstanding.size()];
@@ -441,6 +621,8 @@ Life Live(uint64_t seed, int planted) {
       } else {
         take(StepTimedOut{step->host, step->step_id});
       }
+    } else if (const auto* wait = std::get_if<ArmWait>(&effect)) {
+      take(WaitEnded{wait->number});
     } else {
       pending.push_back(effect);
     }
@@ -452,6 +634,7 @@ Life Live(uint64_t seed, int planted) {
     return life;
   }
   if (life.lock_held) violate("the lock was kept");
+  if (!ChangesHosts(plan.spec.kind) || life.operation.already_there) return life;
   for (const auto& [name, host] : life.hosts) {
     const bool is_new = host.tree == ModelHost::Tree::kNew;
     const OperationState state = life.operation.state;
@@ -470,10 +653,18 @@ Life Live(uint64_t seed, int planted) {
 
 TEST(Operation, EveryLifeEndsAndSaysWhatIsTrue) {
   std::map<OperationState, int> outcomes;
-  for (uint64_t seed = 1; seed <= 4000; ++seed) {
+  std::set<std::pair<OperationState, OperationState>> edges;
+  for (uint64_t seed = 1; seed <= 6000; ++seed) {
     const Life life = Live(seed, 0);
     ASSERT_TRUE(life.violations.empty()) << "seed " << seed << ": " << life.violations[0];
     ++outcomes[life.operation.state];
+    edges.insert(life.edges.begin(), life.edges.end());
+  }
+  // Every edge of the drawing was walked.
+  for (const OperationState from : kAllOperationStates) {
+    for (const OperationState to : kAllOperationStates) {
+      EXPECT_EQ(edges.contains({from, to}), IsLegalTransition(from, to)) << NameOf(from) << " to " << NameOf(to);
+    }
   }
   // All four ends were met, so the lives are not all alike.
   EXPECT_EQ(outcomes.size(), 4u);
@@ -486,6 +677,166 @@ TEST(Operation, TheModelFindsPlantedBugs) {
     for (uint64_t seed = 1; seed <= 2000 && !found; ++seed) found = !Live(seed, planted).violations.empty();
     EXPECT_TRUE(found) << "planted bug " << planted;
   }
+}
+
+// An operation at its first wave: every host has prepared.
+struct Walk {
+  Operation operation;
+  std::vector<Effect> effects;
+  template <typename Body>
+  void Take(Body body) {
+    Event event;
+    event.sequence = operation.last_sequence + 1;
+    event.body = std::move(body);
+    Decision decision = Decide(operation, event);
+    operation = std::move(decision.operation);
+    effects = std::move(decision.effects);
+  }
+  void Begin(Plan plan) {
+    Accepted accepted;
+    accepted.id = "op";
+    accepted.plan = std::move(plan);
+    accepted.requested_by = "anna";
+    Take(accepted);
+    Take(LockTaken{});
+  }
+  // Each step under way ends well.
+  void EndSteps() {
+    for (const HostProgress& host : std::vector<HostProgress>(operation.hosts)) {
+      if (!host.busy()) continue;
+      StepResult result;
+      result.step_id = host.step_id;
+      result.state = host.step_kind == StepKind::kPrepare  ? HostState::kPrepared
+                     : host.step_kind == StepKind::kKeep   ? HostState::kKept
+                     : host.step_kind == StepKind::kRevert ? HostState::kReverted
+                                                           : HostState::kCommitted;
+      result.verdict = Verdict::kHealthy;
+      Take(StepEnded{host.plan.host, result});
+    }
+  }
+};
+
+TEST(Operation, APauseHoldsTheNextWaveBackAndNothingElse) {
+  Walk walk;
+  walk.Begin(TwoWavePlan(2, OnFailure::kRevertAll, 1));
+  walk.EndSteps();
+  ASSERT_EQ(walk.operation.state, OperationState::kCommitting);
+  EXPECT_EQ(WhyRefused(walk.operation, PauseRequested{"anna", ""}), "");
+  walk.Take(PauseRequested{"anna", "to look"});
+  EXPECT_THAT(WhyRefused(walk.operation, PauseRequested{"anna", ""}), HasSubstr("paused already"));
+  walk.EndSteps();
+  ASSERT_EQ(walk.operation.state, OperationState::kCommitting) << "what is under way goes on to its verification";
+  walk.EndSteps();
+  ASSERT_EQ(walk.operation.state, OperationState::kWaiting);
+  ASSERT_EQ(walk.effects.size(), 1u);
+  EXPECT_EQ(std::get<ArmWait>(walk.effects[0]).after, kLongestWait) << "not for ever";
+  EXPECT_THAT(WaitsFor(walk.operation), HasSubstr("rbctl resume op"));
+  const Operation waiting = walk.operation;
+  walk.Take(WaitEnded{waiting.waits - 1});
+  EXPECT_EQ(walk.operation.state, OperationState::kWaiting) << "an earlier wait's end is not this one's";
+  walk.Take(ResumeRequested{"anna"});
+  EXPECT_EQ(walk.operation.state, OperationState::kCommitting);
+  EXPECT_EQ(walk.operation.wave, 2u);
+  EXPECT_THAT(WhyRefused(walk.operation, ResumeRequested{"anna"}), HasSubstr("is not paused"));
+  EXPECT_THAT(WhyRefused(walk.operation, PauseRequested{"anna", ""}), HasSubstr("no further wave"));
+
+  walk.operation = waiting;
+  walk.Take(WaitEnded{waiting.waits});
+  EXPECT_EQ(walk.operation.state, OperationState::kReverting);
+  walk.EndSteps();
+  EXPECT_EQ(walk.operation.state, OperationState::kReverted);
+  for (const OperatorRequest& request : {OperatorRequest(AbortRequested{}), OperatorRequest(PauseRequested{}),
+                                         OperatorRequest(ResumeRequested{}), OperatorRequest(Approved{})}) {
+    EXPECT_THAT(WhyRefused(walk.operation, request), HasSubstr("op has ended"));
+  }
+}
+
+TEST(Operation, AnApprovalIsAnotherOperators) {
+  Plan plan = TwoWavePlan(2, OnFailure::kRevertAll, 2);
+  plan.approval_before_wave = 1;
+  Walk walk;
+  walk.Begin(plan);
+  walk.EndSteps();
+  ASSERT_EQ(walk.operation.state, OperationState::kWaiting);
+  EXPECT_THAT(WhyRefused(walk.operation, Approved{"anna", ""}), HasSubstr("another operator"));
+  walk.Take(Approved{"anna", ""});
+  EXPECT_EQ(walk.operation.state, OperationState::kWaiting) << "refused in the machine as well";
+  walk.Take(Approved{"ben", "go"});
+  EXPECT_EQ(walk.operation.state, OperationState::kCommitting);
+  EXPECT_EQ(walk.operation.approved_by, "ben");
+  EXPECT_THAT(WhyRefused(walk.operation, Approved{"carl", ""}), HasSubstr("approved already, by ben"));
+}
+
+TEST(Operation, ABusyHostIsAskedAgainABoundedNumberOfTimes) {
+  Walk walk;
+  walk.Begin(TwoWavePlan(1, OnFailure::kRevertAll, 1));
+  std::vector<absl::Duration> delays;
+  while (walk.operation.state == OperationState::kPreparing) {
+    ASSERT_LT(delays.size(), 10u);
+    StepResult busy;
+    busy.step_id = walk.operation.hosts[0].step_id;
+    busy.code = StatusCode::kUnavailable;
+    busy.message = "at work on something else";
+    walk.Take(StepEnded{"h0", busy});
+    if (walk.operation.state == OperationState::kPreparing) {
+      delays.push_back(std::get<StartStep>(walk.effects.at(0)).delay);
+    }
+  }
+  EXPECT_THAT(delays, ElementsAre(absl::Seconds(1), absl::Seconds(2), absl::Seconds(4)));
+  EXPECT_EQ(walk.operation.state, OperationState::kAborted);
+}
+
+TEST(Operation, WhatPreparedAfterAllIsThrownAway) {
+  Walk walk;
+  walk.Begin(TwoWavePlan(2, OnFailure::kRevertAll, 2));
+  const std::string step = walk.operation.hosts[0].step_id;
+  StepResult result;
+  result.step_id = step;
+  result.code = StatusCode::kFailed;
+  walk.Take(StepEnded{"h0", result});
+  result.code = StatusCode::kOk;
+  result.state = HostState::kPrepared;
+  walk.Take(StepEnded{"h0", result});
+  EXPECT_EQ(walk.operation.state, OperationState::kPreparing) << "h1 is still at it";
+  walk.EndSteps();
+  ASSERT_EQ(walk.operation.state, OperationState::kReverting);
+  EXPECT_TRUE(walk.operation.hosts[0].busy()) << "it holds staged files";
+  walk.EndSteps();
+  EXPECT_EQ(walk.operation.state, OperationState::kAborted);
+}
+
+TEST(Operation, AnEmergencyCallsNothingGoodYet) {
+  for (const bool emergency : {false, true}) {
+    Plan plan = TwoWavePlan(1, OnFailure::kRevertAll, 1);
+    plan.spec.emergency = emergency;
+    Walk walk;
+    walk.Begin(plan);
+    while (walk.operation.state != OperationState::kKeeping) walk.EndSteps();
+    const auto& keep = std::get<StartStep>(OutstandingEffects(walk.operation, "").at(0));
+    EXPECT_EQ(keep.good, !emergency);
+    EXPECT_TRUE(keep.replaced_is_bad);
+  }
+}
+
+TEST(Operation, AVerificationChangesNothing) {
+  Plan plan = TwoWavePlan(2, OnFailure::kRevertAll, 2);
+  plan.spec.kind = OperationKind::kVerification;
+  Walk walk;
+  walk.Begin(plan);
+  for (const Effect& effect : walk.effects) EXPECT_EQ(std::get<StartStep>(effect).kind, StepKind::kVerify);
+  const Operation begun = walk.operation;
+  walk.EndSteps();
+  EXPECT_EQ(walk.operation.state, OperationState::kSucceeded);
+  walk.operation = begun;
+  StepResult sick;
+  sick.step_id = begun.hosts[1].step_id;
+  sick.verdict = Verdict::kUnhealthy;
+  sick.message = "http: 503";
+  walk.Take(StepEnded{"h1", sick});
+  walk.EndSteps();
+  EXPECT_EQ(walk.operation.state, OperationState::kNeedsAttention);
+  EXPECT_THAT(walk.operation.summary, HasSubstr("h1"));
+  EXPECT_THAT(walk.operation.summary, HasSubstr("Nothing was changed"));
 }
 
 TEST(Operation, WhatDataIsPartOfMayTakeLonger) {

@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "controller/core/window.h"
 
 namespace rb::controller {
 
@@ -17,7 +19,18 @@ struct Environment {
   uint32_t order = 0;
   // The same target must have succeeded in this environment before; empty: no gate.
   std::string gate_passed_in;
+  // And not longer ago than this.
+  absl::Duration gate_passed_within = absl::InfiniteDuration();
+  // A second operator has to approve.
+  bool gate_approval = false;
+  // When it may be changed; empty: always.
+  std::vector<Window> gate_windows;
 };
+
+// Names of the gates, as in the fleet file and in --override-gate.
+inline constexpr absl::string_view kGatePassedIn = "passed_in";
+inline constexpr absl::string_view kGateWindow = "window";
+inline constexpr absl::string_view kGateApproval = "approval";
 
 enum class OnFailure { kRevertWave, kRevertAll, kHold };
 
@@ -35,6 +48,8 @@ struct FleetService {
   absl::Duration target_redeploy = absl::Minutes(10);
   absl::Duration target_git = absl::Minutes(2);
   WaveSize wave;
+  // Healthy hosts of one environment that may be out of service at the same time. {0, 100}: no other bound than `wave`.
+  WaveSize max_unavailable;
   OnFailure on_failure = OnFailure::kRevertAll;
   uint32_t retain_releases = 10;
   absl::Duration verify_deadline = absl::Seconds(60);

@@ -58,6 +58,10 @@ std::string TargetText(const HostPlan& plan) {
   return plan.release_name;
 }
 
+std::string StepId(const Operation& operation, const HostProgress& host) {
+  return absl::StrCat(operation.id, "/", host.plan.host, "/", NameOfStep(host.step_kind), "/", host.attempt);
+}
+
 StartStep BuildStep(const Operation& operation, const HostProgress& host) {
   static const StepDeadlines deadlines;
   const Plan& plan = operation.plan;
@@ -108,8 +112,9 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
       break;
     case StepKind::kKeep:
       step.deadline = deadlines.keep;
-      step.good = host.verdict == Verdict::kHealthy;
-      step.replaced_is_bad = plan.spec.kind == OperationKind::kRollback && step.good;
+      // Good is what passed everything; in an emergency the probes that need time come afterwards.
+      step.good = host.verdict == Verdict::kHealthy && !plan.spec.emergency;
+      step.replaced_is_bad = plan.spec.kind == OperationKind::kRollback && host.verdict == Verdict::kHealthy;
       break;
   }
   return step;
@@ -154,10 +159,13 @@ class Machine {
       End(OperationState::kAborted, "nothing has changed anywhere: aborted");
       return;
     }
-    Go(OperationState::kPreparing);
-    const StepKind kind = op().plan.spec.kind == OperationKind::kBackup ? StepKind::kBackup : StepKind::kPrepare;
+    const OperationKind what = op().plan.spec.kind;
+    const StepKind first = what == OperationKind::kBackup         ? StepKind::kBackup
+                           : what == OperationKind::kVerification ? StepKind::kVerify
+                                                                  : StepKind::kPrepare;
+    Go(what == OperationKind::kVerification ? OperationState::kVerifying : OperationState::kPreparing);
     for (HostProgress& host : op().hosts) {
-      if (Changes(host)) Start(&host, kind);
+      if (Changes(host)) Start(&host, first);
     }
   }
 
@@ -165,12 +173,17 @@ class Machine {
     HostProgress* host = FindHost(ended.host);
     if (host == nullptr) return;
     if (host->step_id != ended.result.step_id) {
-      if (ended.result.done_alone) DoneAlone(host, ended.result);
+      if (ended.result.done_alone) {
+        DoneAlone(host, ended.result);
+      } else {
+        DoneAfterAll(host, ended.result);
+      }
       return;
     }
     if (IsFinal(op().state)) return;
     const StepResult& result = ended.result;
     host->step_id.clear();
+    if (Retries(host, result)) return;
     // An answer came: what it says is what is.
     host->state_unknown = false;
     if (result.state != HostState::kUnspecified) host->state = result.state;
@@ -232,9 +245,47 @@ class Machine {
                             NameOf(op().state) == "keeping" ? "healthy and being kept" : "being reverted already"));
       return;
     }
-    op().abort_requested = true;
-    op().abort_reason = abort.reason;
     Note("", absl::StrCat("abort asked for by ", abort.by, abort.reason.empty() ? "" : ": ", abort.reason));
+    Abort(abort.reason);
+  }
+
+  void operator()(const PauseRequested& pause) {
+    if (!WhyRefused(op(), pause).empty()) return;
+    op().paused = true;
+    op().paused_by = pause.by;
+    Note("", absl::StrCat("paused by ", pause.by, pause.reason.empty() ? "" : ": ", pause.reason,
+                          "; no further wave begins"));
+  }
+
+  void operator()(const ResumeRequested& resume) {
+    if (!WhyRefused(op(), resume).empty()) return;
+    op().paused = false;
+    op().paused_by.clear();
+    Note("", absl::StrCat("resumed by ", resume.by));
+    if (op().state == OperationState::kWaiting) Advance();
+  }
+
+  void operator()(const Approved& approved) {
+    if (!WhyRefused(op(), approved).empty()) return;
+    op().approved_by = approved.by;
+    Note("", absl::StrCat("approved by ", approved.by, approved.reason.empty() ? "" : ": ", approved.reason));
+    if (op().state == OperationState::kWaiting) Advance();
+  }
+
+  void operator()(const WaitEnded& ended) {
+    if (op().state != OperationState::kWaiting || op().waits != ended.number || op().abort_requested) return;
+    Note("", absl::StrCat("it has waited for ", FormatSeconds(kLongestWait), ", and is aborted"));
+    Abort("it waited too long");
+  }
+
+  Decision Take() { return std::move(decision_); }
+
+ private:
+  Operation& op() { return decision_.operation; }
+
+  void Abort(const std::string& reason) {
+    op().abort_requested = true;
+    op().abort_reason = reason;
     for (const HostProgress& host : op().hosts) {
       // A swap that has begun is finished; all else gives way.
       if (host.busy() && host.step_kind != StepKind::kCommit) {
@@ -244,11 +295,6 @@ class Machine {
     if (op().state == OperationState::kPlanned) return;
     Advance();
   }
-
-  Decision Take() { return std::move(decision_); }
-
- private:
-  Operation& op() { return decision_.operation; }
 
   void Note(const std::string& host, std::string text) { decision_.notes.emplace_back(host, std::move(text)); }
 
@@ -270,9 +316,28 @@ class Machine {
 
   void Start(HostProgress* host, StepKind kind) {
     host->step_kind = kind;
+    host->retries = 0;
+    StartAfter(host, absl::ZeroDuration());
+  }
+
+  void StartAfter(HostProgress* host, absl::Duration delay) {
     ++host->attempt;
-    host->step_id = absl::StrCat(op().id, "/", host->plan.host, "/", NameOfStep(kind), "/", host->attempt);
-    decision_.effects.emplace_back(BuildStep(op(), *host));
+    host->step_id = StepId(op(), *host);
+    StartStep step = BuildStep(op(), *host);
+    step.delay = delay;
+    decision_.effects.emplace_back(std::move(step));
+  }
+
+  // A host that is busy has not failed: it is asked again, a bounded number of times.
+  bool Retries(HostProgress* host, const StepResult& result) {
+    const bool gives_up = op().abort_requested && host->step_kind != StepKind::kRevert;
+    if (result.code != StatusCode::kUnavailable || host->retries >= kMostRetries || gives_up) return false;
+    const absl::Duration delay = absl::Seconds(1) * (1 << host->retries);
+    ++host->retries;
+    Note(host->plan.host, absl::StrCat("could not ", NameOfStep(host->step_kind), " now (", WhatIsSaid(result),
+                                       "); asked again in ", FormatSeconds(delay)));
+    StartAfter(host, delay);
+    return true;
   }
 
   void Fail(HostProgress* host, std::string why) {
@@ -343,6 +408,10 @@ class Machine {
       Fail(host, absl::StrCat("not healthy: ", WhatIsSaid(result)));
       return;
     }
+    if (op().plan.spec.kind == OperationKind::kVerification) {
+      Note(host->plan.host, "every probe has passed");
+      return;
+    }
     host->times.downtime = result.times.downtime;
     // The agent knows how long after the stop the probes began to pass; the controller knows when the started service
     // was reported. Where the agent was restarted in between, the verdict's arrival is the honest upper bound.
@@ -396,6 +465,16 @@ class Machine {
     Fail(host, absl::StrCat("not healthy any more: ", WhatIsSaid(result)));
   }
 
+  // The last step had failed here, or no answer came; the host did it all the same, and holds something now.
+  void DoneAfterAll(HostProgress* host, const StepResult& result) {
+    if (IsFinal(op().state) || host->busy() || !host->failed || host->step_kind != StepKind::kPrepare ||
+        result.step_id != StepId(op(), *host) || result.state != HostState::kPrepared) {
+      return;
+    }
+    host->state = result.state;
+    Note(host->plan.host, "prepared after all; it is thrown away");
+  }
+
   void Advance() {
     if (AnyBusy()) return;
     switch (op().state) {
@@ -405,6 +484,9 @@ class Machine {
       case OperationState::kCommitting:
       case OperationState::kVerifying:
         AfterWave();
+        break;
+      case OperationState::kWaiting:
+        AfterWait();
         break;
       case OperationState::kReverting:
         AfterReverting();
@@ -417,45 +499,71 @@ class Machine {
     }
   }
 
+  std::string FirstError() {
+    for (const HostProgress& host : op().hosts) {
+      if (host.failed) return host.error;
+    }
+    return "";
+  }
+
   void AfterPreparing() {
     const std::vector<std::string> failed = Names([](const HostProgress& host) { return host.failed; });
     if (op().plan.spec.kind == OperationKind::kBackup) {
       if (failed.empty() && !op().abort_requested) {
         End(OperationState::kSucceeded, absl::StrCat("backed up on ", op().hosts.size(), " hosts"));
       } else {
-        End(OperationState::kAborted,
-            failed.empty() ? std::string("aborted; backups that were taken stay")
-                           : absl::StrCat("no backup on ", NamesOf(failed), ": ", FindHost(failed[0])->error));
+        End(OperationState::kAborted, failed.empty()
+                                          ? std::string("aborted; backups that were taken stay")
+                                          : absl::StrCat("no backup on ", NamesOf(failed), ": ", FirstError()));
       }
       return;
     }
     if (failed.empty() && !op().abort_requested) {
-      CommitWave(1);
+      CommitNextWave();
       return;
     }
     StartReverting([](const HostProgress& host) { return HasToRevert(host); });
   }
 
-  void CommitWave(uint32_t wave) {
-    op().wave = wave;
+  // All ways forward lead through here.
+  void CommitNextWave() {
+    if (const std::string waits_for = WaitsFor(op()); !waits_for.empty()) {
+      if (op().state == OperationState::kWaiting) return;
+      Go(OperationState::kWaiting);
+      Note("", waits_for);
+      ++op().waits;
+      decision_.effects.emplace_back(ArmWait{op().waits, kLongestWait});
+      return;
+    }
+    ++op().wave;
     Go(OperationState::kCommitting);
     for (HostProgress& host : op().hosts) {
-      if (Changes(host) && host.plan.wave == wave) Start(&host, StepKind::kCommit);
+      if (Changes(host) && host.plan.wave == op().wave) Start(&host, StepKind::kCommit);
     }
   }
 
+  // Reached when no step is under way: all of the wave is verified, or something failed.
   void AfterWave() {
-    // Reached when no step is under way: all of the wave is verified, or something failed.
+    Go(OperationState::kVerifying);
+    if (op().plan.spec.kind == OperationKind::kVerification) {
+      AfterVerification();
+      return;
+    }
+    GoOnOrBack();
+  }
+
+  // A host may have changed its mind meanwhile (DoneAlone).
+  void AfterWait() { GoOnOrBack(); }
+
+  void GoOnOrBack() {
     if (op().abort_requested) {
-      Go(OperationState::kVerifying);
       StartReverting([](const HostProgress& host) { return HasToRevert(host); });
       return;
     }
-    Go(OperationState::kVerifying);
     const std::vector<std::string> failed = Names([](const HostProgress& host) { return host.failed; });
     if (failed.empty()) {
       if (op().wave < op().plan.wave_count) {
-        CommitWave(op().wave + 1);
+        CommitNextWave();
       } else {
         StartKeeping();
       }
@@ -486,7 +594,31 @@ class Machine {
     if (!any) AfterReverting();
   }
 
+  // Nothing was changed, whatever came of it.
+  void AfterVerification() {
+    const std::vector<std::string> failed = Names([](const HostProgress& host) { return host.failed; });
+    const std::string& environment = op().plan.spec.environment;
+    if (op().abort_requested) {
+      End(OperationState::kAborted, "aborted; a verification changes nothing");
+    } else if (failed.empty()) {
+      End(OperationState::kSucceeded, absl::StrCat("every probe of ", environment, " has passed on ", op().hosts.size(),
+                                                   op().hosts.size() == 1 ? " host" : " hosts"));
+    } else {
+      op().next_commands = {absl::StrCat("rbctl status ", environment), absl::StrCat("rbctl rollback ", environment)};
+      End(OperationState::kNeedsAttention,
+          absl::StrCat("not healthy: ", NamesOf(failed), ": ", FirstError(), ". Nothing was changed"));
+    }
+  }
+
   void AfterReverting() {
+    // One that prepared after all, while the others went back.
+    const auto is_late = [](const HostProgress& host) {
+      return host.state == HostState::kPrepared && host.step_kind == StepKind::kPrepare;
+    };
+    if (!Names(is_late).empty()) {
+      StartReverting(is_late);
+      return;
+    }
     const std::vector<std::string> stuck = Names([](const HostProgress& host) {
       return host.state_unknown || (host.failed && (MayBeNew(host) || host.step_kind == StepKind::kRevert));
     });
@@ -613,13 +745,18 @@ bool IsLegalTransition(OperationState from, OperationState to) {
     case S::kPlanned:
       return to == S::kLocked;
     case S::kLocked:
-      return to == S::kPreparing || to == S::kSucceeded || to == S::kAborted;
+      return to == S::kPreparing || to == S::kVerifying || to == S::kSucceeded || to == S::kAborted;
     case S::kPreparing:
-      return to == S::kCommitting || to == S::kReverting || to == S::kSucceeded || to == S::kAborted;
+      return to == S::kWaiting || to == S::kCommitting || to == S::kReverting || to == S::kSucceeded ||
+             to == S::kAborted;
+    case S::kWaiting:
+      return to == S::kCommitting || to == S::kReverting || to == S::kKeeping;
     case S::kCommitting:
       return to == S::kVerifying;
     case S::kVerifying:
-      return to == S::kCommitting || to == S::kKeeping || to == S::kReverting;
+      return to == S::kWaiting || to == S::kCommitting || to == S::kKeeping || to == S::kReverting ||
+             // A verification.
+             to == S::kSucceeded || to == S::kAborted || to == S::kNeedsAttention;
     case S::kReverting:
       return to == S::kReverted || to == S::kAborted || to == S::kNeedsAttention || to == S::kKeeping;
     case S::kKeeping:
@@ -653,6 +790,53 @@ absl::string_view NameOf(OperationState state) {
       return "reverted";
     case OperationState::kNeedsAttention:
       return "needs attention";
+    case OperationState::kWaiting:
+      return "waiting";
+  }
+  return "";
+}
+
+std::string WaitsFor(const Operation& operation) {
+  const Plan& plan = operation.plan;
+  if (operation.paused) {
+    return absl::StrCat("paused by ", operation.paused_by, ". To go on: rbctl resume ", operation.id);
+  }
+  const bool approval = plan.approval_before_wave != 0 && operation.wave + 1 >= plan.approval_before_wave;
+  if (approval && operation.approved_by.empty()) {
+    return absl::StrCat("waits for another operator than ", operation.requested_by, " to approve it: rbctl approve ",
+                        operation.id);
+  }
+  return "";
+}
+
+std::string WhyRefused(const Operation& operation, const OperatorRequest& request) {
+  const std::string& id = operation.id;
+  const std::string show = absl::StrCat(". Type: rbctl show ", id);
+  if (IsFinal(operation.state)) {
+    constexpr absl::string_view kWhat[] = {"abort", "pause", "resume", "approve"};
+    return absl::StrCat(id, " has ended (", NameOf(operation.state), "); there is nothing to ", kWhat[request.index()],
+                        show);
+  }
+  if (std::holds_alternative<PauseRequested>(request)) {
+    if (operation.paused) return absl::StrCat(id, " is paused already, by ", operation.paused_by);
+    const bool is_late = operation.wave == operation.plan.wave_count && operation.wave > 0;
+    if (is_late || operation.state == OperationState::kReverting || operation.plan.wave_count == 0) {
+      return absl::StrCat(id, " has no further wave that could be held back", show);
+    }
+  } else if (std::holds_alternative<ResumeRequested>(request)) {
+    if (!operation.paused) return absl::StrCat(id, " is not paused", show);
+  } else if (const auto* approved = std::get_if<Approved>(&request)) {
+    if (operation.plan.approval_before_wave == 0) return absl::StrCat(id, " needs no approval", show);
+    if (!operation.approved_by.empty()) {
+      return absl::StrCat(id, " is approved already, by ", operation.approved_by);
+    }
+    if (approved->by == operation.requested_by) {
+      return absl::StrCat(id, " was asked for by ", approved->by,
+                          ", so another operator has to approve it. Where there is nobody: rbctl abort ", id,
+                          ", then the same command with --override-gate approval --reason \"...\"");
+    }
+  } else if (operation.abort_requested) {
+    return absl::StrCat(id, " is being aborted already. Type: rbctl watch ", id);
   }
   return "";
 }
@@ -673,6 +857,9 @@ std::vector<Effect> OutstandingEffects(const Operation& operation, absl::string_
   if (operation.state == OperationState::kPlanned) {
     if (host.empty()) effects.emplace_back(TakeLock{});
     return effects;
+  }
+  if (operation.state == OperationState::kWaiting && host.empty()) {
+    effects.emplace_back(ArmWait{operation.waits, kLongestWait});
   }
   for (const HostProgress& progress : operation.hosts) {
     if (!progress.busy() || (!host.empty() && progress.plan.host != host)) continue;

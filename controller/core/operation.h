@@ -5,14 +5,16 @@
 // Recovery is the same code fed from the journal: fold Decide over the events, drop the effects, then carry out
 // OutstandingEffects once. Steps have ids that follow from the operation, so that a repeated one is recognised.
 //
-//   PLANNED → LOCKED → PREPARING ─┬→ COMMITTING w → VERIFYING w ─┬→ (next wave) COMMITTING w+1 …
-//                                 │          │            │      └→ KEEPING → SUCCEEDED
-//                                 │          └────────────┴→ REVERTING → REVERTED
+//   PLANNED → LOCKED → PREPARING ─┬→ [WAITING] → COMMITTING w → VERIFYING w ─┬→ [WAITING] → COMMITTING w+1 …
+//                                 │      │             │            │        └→ KEEPING → SUCCEEDED
+//                                 │      └─────────────┴────────────┴→ REVERTING → REVERTED
 //                                 └→ REVERTING (throw staging away) → ABORTED
+//   WAITING: for an approval, or paused; left after kLongestWait by REVERTING
 //   on_failure hold: COMMITTING or VERIFYING → KEEPING (not good) → NEEDS_ATTENTION
 //   on_failure revert-wave after the first wave: REVERTING → KEEPING (earlier waves) → NEEDS_ATTENTION
 //   any host that does not answer, or fails to revert: … → NEEDS_ATTENTION, naming it
 //   backup: LOCKED → PREPARING → SUCCEEDED or ABORTED
+//   verification: LOCKED → VERIFYING → SUCCEEDED or NEEDS_ATTENTION
 //   every host already there and healthy: PLANNED → LOCKED → SUCCEEDED (already_there)
 #ifndef RB_CONTROLLER_CORE_OPERATION_H_
 #define RB_CONTROLLER_CORE_OPERATION_H_
@@ -41,7 +43,12 @@ enum class OperationState {
   kAborted,
   kReverted,
   kNeedsAttention,
+  kWaiting,
 };
+inline constexpr OperationState kAllOperationStates[] = {
+    OperationState::kPlanned,   OperationState::kLocked,   OperationState::kPreparing,      OperationState::kCommitting,
+    OperationState::kVerifying, OperationState::kKeeping,  OperationState::kReverting,      OperationState::kSucceeded,
+    OperationState::kAborted,   OperationState::kReverted, OperationState::kNeedsAttention, OperationState::kWaiting};
 
 bool IsFinal(OperationState state);
 // The edges of the drawing above; Decide never takes another.
@@ -88,6 +95,8 @@ struct HostProgress {
   StepKind step_kind = StepKind::kPrepare;
   // How often the step was started anew (fallback methods, retries).
   uint32_t attempt = 0;
+  // How often the host was too busy for the step under way; see kMostRetries.
+  uint32_t retries = 0;
   // Which of the plan's candidates is used: 0 is plan itself, n is plan.fallbacks[n-1].
   uint32_t candidate = 0;
   HostTimes times;
@@ -126,6 +135,11 @@ struct Operation {
   uint32_t wave = 0;
   bool abort_requested = false;
   std::string abort_reason;
+  bool paused = false;
+  std::string paused_by;
+  std::string approved_by;
+  // Counts how often it began to wait.
+  uint32_t waits = 0;
   uint64_t fencing_number = 0;
   uint64_t last_sequence = 0;
   std::vector<std::string> next_commands;
@@ -154,6 +168,23 @@ struct AbortRequested {
   std::string reason;
 };
 
+// No further wave begins. What is under way ends, and what fails is reverted.
+struct PauseRequested {
+  std::string by;
+  std::string reason;
+};
+struct ResumeRequested {
+  std::string by;
+};
+struct Approved {
+  std::string by;
+  std::string reason;
+};
+// It has waited for kLongestWait.
+struct WaitEnded {
+  uint32_t number = 0;
+};
+
 struct Event {
   // From 1 in each operation, without gaps.
   uint64_t sequence = 0;
@@ -162,7 +193,9 @@ struct Event {
   // Since the operation was accepted, on the monotonic clock (across a restart of the controller the driver continues
   // it).
   absl::Duration elapsed;
-  std::variant<Accepted, LockTaken, StepEnded, StepTimedOut, AbortRequested> body;
+  std::variant<Accepted, LockTaken, StepEnded, StepTimedOut, AbortRequested, PauseRequested, ResumeRequested, Approved,
+               WaitEnded>
+      body;
 };
 
 // Effects.
@@ -170,7 +203,9 @@ struct StartStep {
   std::string host;
   std::string step_id;
   StepKind kind = StepKind::kPrepare;
-  // After this the driver posts StepTimedOut. The agent gets the same, less a margin.
+  // Send it only then: the host was busy.
+  absl::Duration delay;
+  // So long after it was sent the driver posts StepTimedOut. The agent gets the same, less a margin.
   absl::Duration deadline;
   // kPrepare
   std::string release_name;
@@ -194,9 +229,14 @@ struct CancelStep {
   std::string host;
   std::string step_id;
 };
+// After `after` the driver posts WaitEnded, if it still waits for the same.
+struct ArmWait {
+  uint32_t number = 0;
+  absl::Duration after;
+};
 struct TakeLock {};
 struct ReleaseLock {};
-using Effect = std::variant<StartStep, CancelStep, TakeLock, ReleaseLock>;
+using Effect = std::variant<StartStep, CancelStep, ArmWait, TakeLock, ReleaseLock>;
 
 struct Decision {
   Operation operation;
@@ -208,6 +248,19 @@ struct Decision {
 // Takes the operation one event further. An event that no longer matters (an old step's result, an abort of an ended
 // operation) changes nothing but last_sequence.
 Decision Decide(const Operation& operation, const Event& event);
+
+// What somebody asks of an operation that runs.
+using OperatorRequest = std::variant<AbortRequested, PauseRequested, ResumeRequested, Approved>;
+// Why it cannot be met, with what to type next; empty when it can. An operation that has ended takes none.
+std::string WhyRefused(const Operation& operation, const OperatorRequest& request);
+
+// What it waits for before its next wave, with what to type; empty when for nothing.
+std::string WaitsFor(const Operation& operation);
+
+// An operation that waits longer is aborted: locks and staged files are not kept for ever.
+inline constexpr absl::Duration kLongestWait = absl::Hours(4);
+// A host that is busy with something else is asked again so often, after 1, 2 and 4 s.
+inline constexpr uint32_t kMostRetries = 3;
 
 // How long each kind of step may take before the controller goes on without its answer.
 struct StepDeadlines {

@@ -13,6 +13,9 @@
 namespace rb::controller {
 namespace {
 
+// Long enough for the probes that need time.
+constexpr absl::Duration kSoakOfAVerification = absl::Seconds(10);
+
 std::string Short(const std::string& commit) { return commit.substr(0, 7); }
 
 std::string NameOfTarget(const OperationSpec& spec) {
@@ -57,8 +60,8 @@ class Planner {
              "rbctl history");
     }
     if (!refused()) ChooseSources();
-    if (!refused()) CheckProblems();
-    if (!refused()) CheckGate();
+    if (!refused() && spec().kind != OperationKind::kVerification) CheckProblems();
+    if (!refused() && ChangesHosts(spec().kind)) CheckGates();
     if (!refused()) FillIn(service);
     return std::move(plan_);
   }
@@ -74,10 +77,10 @@ class Planner {
 
   void CheckLock() {
     if (history_.lock_holder.empty()) return;
-    Refuse(
-        Refusal::Code::kLocked,
-        absl::StrCat("operation ", history_.lock_holder, " is at work on ", spec().service, " in ", spec().environment),
-        absl::StrCat("rbctl watch ", history_.lock_holder));
+    Refuse(Refusal::Code::kLocked,
+           absl::StrCat("operation ", history_.lock_holder, " is at work on ", spec().service, " in ",
+                        history_.locked_environment),
+           absl::StrCat("rbctl watch ", history_.lock_holder, ", or the same command with --wait 10m"));
     plan_.refusal.holder_operation_id = history_.lock_holder;
   }
 
@@ -117,11 +120,13 @@ class Planner {
       const Inspection& inspection = InspectionOf(host);
       HostPlan plan;
       plan.host = host;
+      plan.environment = scope_.environment_of_host.at(host);
       plan.from_release = inspection.current_release;
       plan.from_commit = inspection.current_commit;
       plan.from_version = inspection.current_version;
-      if (spec().kind == OperationKind::kBackup) {
-        plan.method_because = "a backup changes nothing";
+      if (!ChangesHosts(spec().kind)) {
+        plan.method_because =
+            spec().kind == OperationKind::kBackup ? "a backup changes nothing" : "a verification changes nothing";
         plan_.hosts.push_back(std::move(plan));
         continue;
       }
@@ -253,49 +258,115 @@ class Planner {
     Refuse(Refusal::Code::kHostProblem, absl::StrJoin(problems, "; "));
   }
 
-  void CheckGate() {
-    if (spec().kind != OperationKind::kRollback && spec().kind != OperationKind::kDeploy) return;
+  // Whether a gate that is shut is gone past; says so in the plan, and with it in the history.
+  bool IsOverridden(absl::string_view gate, const std::string& what) {
+    const std::vector<std::string>& overridden = spec().override_gates;
+    const bool named = std::find(overridden.begin(), overridden.end(), gate) != overridden.end();
+    if (!named && !spec().emergency) return false;
+    plan_.notes.push_back(absl::StrCat("gate ", gate, " skipped (",
+                                       named ? absl::StrCat("--override-gate ", gate) : "--emergency", "): ", what));
+    return true;
+  }
+
+  void CheckGates() {
+    const std::vector<std::string> environments = EnvironmentsOf(spec());
     for (const Environment& environment : fleet_.environments) {
-      if (environment.name != spec().environment || environment.gate_passed_in.empty()) continue;
+      const auto place = std::find(environments.begin(), environments.end(), environment.name);
+      if (place == environments.end()) continue;
+      CheckWindow(environment);
       const std::string& before = environment.gate_passed_in;
-      const std::string& commit = plan_.hosts.front().commit;
-      const auto passed = history_.succeeded_commits.find(before);
-      const bool has_passed = passed != history_.succeeded_commits.end() &&
-                              std::find(passed->second.begin(), passed->second.end(), commit) != passed->second.end();
-      if (has_passed) continue;
-      if (spec().emergency) {
-        plan_.notes.push_back(
-            absl::StrCat("gate skipped (--emergency): ", Short(commit), " has not passed in ", before));
-        continue;
+      const bool passes_on_the_way = std::find(environments.begin(), place, before) != place;
+      const bool brings_new = spec().kind == OperationKind::kRollback || spec().kind == OperationKind::kDeploy;
+      if (!refused() && brings_new && !before.empty() && !passes_on_the_way) CheckPassedIn(environment);
+      if (refused()) return;
+    }
+  }
+
+  void CheckWindow(const Environment& environment) {
+    if (IsOpen(environment.gate_windows, history_.now)) return;
+    const std::string opens = FormatUtc(NextOpening(environment.gate_windows, history_.now));
+    if (IsOverridden(kGateWindow, absl::StrCat(environment.name, " may be changed from ", opens))) return;
+    std::vector<std::string> windows;
+    for (const Window& window : environment.gate_windows) windows.push_back(window.text);
+    Refuse(Refusal::Code::kGate,
+           absl::StrCat(environment.name, " may be changed ", absl::StrJoin(windows, ", "),
+                        " UTC; the next window opens ", opens),
+           "the same command with --override-gate window --reason \"...\"");
+  }
+
+  void CheckPassedIn(const Environment& environment) {
+    const std::string& before = environment.gate_passed_in;
+    const std::string& commit = plan_.hosts.front().commit;
+    const std::string what = commit.empty() ? "the target" : Short(commit);
+    absl::Time last = absl::InfinitePast();
+    if (const auto passed = history_.passed.find(before); passed != history_.passed.end()) {
+      for (const PlanningHistory::Passed& one : passed->second) {
+        if (one.commit == commit) last = std::max(last, one.at);
       }
-      Refuse(Refusal::Code::kGate,
-             absl::StrCat(spec().environment, " wants ", commit.empty() ? "the target" : Short(commit),
-                          " to have succeeded in ", before, " first, and it has not"),
-             absl::StrCat("rbctl ", spec().kind == OperationKind::kDeploy ? "deploy " : "rollback ", before, " --to ",
-                          Short(commit)));
+    }
+    const bool ever = last != absl::InfinitePast();
+    if (ever && history_.now - last <= environment.gate_passed_within) return;
+    const std::string lacks = ever ? absl::StrCat(what, " passed in ", before, " at ", FormatUtc(last),
+                                                  ", longer ago than ", FormatSeconds(environment.gate_passed_within))
+                                   : absl::StrCat(what, " has not passed in ", before);
+    if (IsOverridden(kGatePassedIn, lacks)) return;
+    Refuse(Refusal::Code::kGate,
+           absl::StrCat(environment.name, " wants ", what, " to have succeeded in ", before, " first: ", lacks),
+           absl::StrCat("rbctl ", spec().kind == OperationKind::kDeploy ? "deploy " : "rollback ", before, " --to ",
+                        Short(commit), ", or both in one: the same command with --through ", before, ",",
+                        environment.name));
+  }
+
+  // Environments one after the other; in each, hosts that stay as they are take no place in a wave.
+  void AssignAllWaves(const FleetService& service) {
+    const WaveSize everything;
+    const bool at_once = !ChangesHosts(spec().kind);
+    for (const std::string& environment : EnvironmentsOf(spec())) {
+      std::vector<HostPlan*> changing;
+      std::vector<bool> healthy;
+      for (HostPlan& host : plan_.hosts) {
+        if (host.already_there || host.environment != environment) continue;
+        changing.push_back(&host);
+        healthy.push_back(InspectionOf(host.host).verdict != Verdict::kUnhealthy);
+      }
+      const std::vector<uint32_t> waves =
+          AssignWaves(healthy, at_once ? everything : service.wave, at_once ? everything : service.max_unavailable);
+      for (size_t i = 0; i < changing.size(); ++i) changing[i]->wave = plan_.wave_count + waves[i];
+      if (!changing.empty()) NeedApproval(environment, plan_.wave_count + 1);
+      plan_.wave_count += waves.empty() ? 0 : waves.back();
+    }
+  }
+
+  void NeedApproval(const std::string& environment, uint32_t wave) {
+    if (!ChangesHosts(spec().kind) || plan_.approval_before_wave != 0) return;
+    for (const Environment& one : fleet_.environments) {
+      if (one.name != environment || !one.gate_approval) continue;
+      if (IsOverridden(kGateApproval, absl::StrCat("nobody approves the change of ", environment))) return;
+      plan_.approval_before_wave = wave;
+      plan_.notes.push_back(
+          absl::StrCat("before the first host of ", environment, " is changed, another operator has to approve"));
     }
   }
 
   void FillIn(const FleetService& service) {
-    // Hosts that stay as they are take no place in a wave.
-    std::vector<HostPlan*> changing;
     for (HostPlan& host : plan_.hosts) {
       const bool healthy = InspectionOf(host.host).verdict == Verdict::kHealthy;
       host.already_there = host.already_there && healthy && !spec().even_if_already_there;
-      if (!host.already_there) changing.push_back(&host);
     }
-    const bool is_backup = spec().kind == OperationKind::kBackup;
-    const WaveSize everything;
-    const std::vector<uint32_t> waves = AssignWaves(changing.size(), is_backup ? everything : service.wave);
-    for (size_t i = 0; i < changing.size(); ++i) changing[i]->wave = waves[i];
-    plan_.wave_count = waves.empty() ? 0 : waves.back();
+    AssignAllWaves(service);
     for (const HostPlan& host : plan_.hosts) {
       plan_.target = std::max(plan_.target, host.method == Method::kGit ? service.target_git : service.target_backup);
     }
     // What was good before needs no soak: the soak is for new code.
     const bool new_code = spec().kind == OperationKind::kDeploy || !was_good_;
     plan_.verify_soak = spec().emergency || !new_code ? absl::ZeroDuration() : service.verify_soak;
-    if (spec().emergency) plan_.notes.emplace_back("emergency: gates and soak are skipped");
+    if (spec().kind == OperationKind::kVerification) {
+      plan_.verify_soak = std::max(service.verify_soak, kSoakOfAVerification);
+    }
+    if (spec().emergency) {
+      plan_.notes.emplace_back(
+          "emergency: gates, the soak and the probes that need time are skipped; a verification follows");
+    }
     for (const HostPlan& host : plan_.hosts) {
       if (host.already_there)
         plan_.notes.push_back(absl::StrCat(host.host, ": already there and healthy; not touched"));

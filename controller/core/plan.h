@@ -15,7 +15,7 @@
 
 namespace rb::controller {
 
-enum class OperationKind { kRollback, kDeploy, kBackup, kUndo };
+enum class OperationKind { kRollback, kDeploy, kBackup, kUndo, kVerification };
 enum class Method { kAuto, kBackup, kGit };
 enum class Component { kCode, kConfig, kData };
 enum class Cause { kBackup, kDeploy, kReplaced, kExternal };
@@ -48,7 +48,16 @@ struct OperationSpec {
   std::string undo_operation_id;
   bool pin = false;
   bool even_if_already_there = false;
+  // See EnvironmentsOf.
+  std::vector<std::string> through;
+  std::vector<std::string> override_gates;
+  absl::Duration wait_for_lock;
 };
+
+// The environments that an operation changes, in order; each has a lock of its own.
+std::vector<std::string> EnvironmentsOf(const OperationSpec& spec);
+// Changes hosts: everything but a backup and a verification.
+bool ChangesHosts(OperationKind kind);
 
 struct Release {
   std::string name;
@@ -124,6 +133,7 @@ struct Inspection {
 
 struct HostPlan {
   std::string host;
+  std::string environment;
   Method method = Method::kBackup;
   std::string method_because;
   std::string release_name;
@@ -184,15 +194,23 @@ struct Plan {
   OnFailure on_failure = OnFailure::kRevertAll;
   absl::Duration verify_deadline = absl::Seconds(60);
   absl::Duration verify_soak;
+  // The wave before which a second operator has to approve; 0: none.
+  uint32_t approval_before_wave = 0;
 };
 
 // What planning has to know of the past.
 struct PlanningHistory {
-  // Operation that holds the lock of the service and environment; empty if none.
+  // UTC. Windows are judged by it.
+  absl::Time now;
+  // Operation that holds the lock of the service in one of the environments, and which; empty if none.
   std::string lock_holder;
-  // The commit that each environment last succeeded with for this service (for gates): environment → commits, newest
-  // first, at most 100.
-  std::map<std::string, std::vector<std::string>> succeeded_commits;
+  std::string locked_environment;
+  // What each environment was healthy on for this service (for gates), newest first, at most 100.
+  struct Passed {
+    std::string commit;
+    absl::Time at;
+  };
+  std::map<std::string, std::vector<Passed>> passed;
   // For undo: host → release that the operation replaced; absent when the operation is not known. And its components.
   std::optional<std::map<std::string, std::string>> undo_releases;
   std::vector<Component> undo_components;
@@ -203,7 +221,9 @@ struct PlanningHistory {
 // environment with the highest order; any forced or emergency operation), and requests that contradict themselves.
 struct Scope {
   OperationSpec spec;
+  // By environment, in their order, and within one in that of the fleet file.
   std::vector<std::string> hosts;
+  std::map<std::string, std::string> environment_of_host;
   Refusal refusal;
 };
 Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet);
@@ -217,8 +237,11 @@ void NarrowToUndone(const PlanningHistory& history, Scope* scope);
 Plan MakePlan(const Scope& scope, const Fleet& fleet, const std::map<std::string, Inspection>& inspections,
               const PlanningHistory& history);
 
-// Hosts → wave numbers from 1, in order: each wave has `size` hosts (percent is rounded up), at least one.
-std::vector<uint32_t> AssignWaves(size_t host_count, const WaveSize& size);
+// Wave numbers from 1, in the hosts' order. A wave has at most `size` of them (percent is rounded up), and at most
+// `max_unavailable` of those that are healthy, but at least one. `healthy`: an entry for each host that is to be
+// changed.
+std::vector<uint32_t> AssignWaves(const std::vector<bool>& healthy, const WaveSize& size,
+                                  const WaveSize& max_unavailable);
 
 // "50%" or "2". False for anything else, 0, or more than 100%.
 bool ParseWaveSize(absl::string_view text, WaveSize* size);

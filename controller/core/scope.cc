@@ -1,5 +1,6 @@
 // From a request to the hosts that it is about.
 #include <algorithm>
+#include <functional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -30,25 +31,65 @@ std::string DidYouMean(const std::string& word, const std::vector<std::string>& 
 }
 
 bool NeedsReason(const OperationSpec& spec, const Fleet& fleet) {
-  if (spec.force || spec.emergency) return true;
-  if (spec.kind == OperationKind::kBackup || fleet.environments.empty()) return false;
+  if (spec.force || spec.emergency || !spec.override_gates.empty()) return true;
+  if (!ChangesHosts(spec.kind) || fleet.environments.empty()) return false;
   return fleet.environments.back().name == spec.environment;
+}
+
+// What is wrong with the list of environments; refused() is false if nothing.
+Refusal CheckEnvironments(const OperationSpec& spec, const Fleet& fleet) {
+  std::vector<std::string> names;
+  for (const Environment& environment : fleet.environments) names.push_back(environment.name);
+  std::vector<size_t> orders;
+  for (const std::string& environment : EnvironmentsOf(spec)) {
+    const auto found = std::find(names.begin(), names.end(), environment);
+    if (found == names.end()) {
+      return Refuse(
+          Refusal::Code::kUnknownEnvironment,
+          absl::StrCat("there is no environment '", Printable(environment), "'", DidYouMean(environment, names)),
+          "rbctl status");
+    }
+    orders.push_back(static_cast<size_t>(found - names.begin()));
+  }
+  if (spec.through.empty()) return Refusal();
+  if (spec.kind != OperationKind::kRollback && spec.kind != OperationKind::kDeploy) {
+    return Refuse(Refusal::Code::kBadRequest, "only a rollback or a deploy goes through several environments");
+  }
+  const bool rises = std::adjacent_find(orders.begin(), orders.end(), std::greater_equal<>()) == orders.end();
+  if (!rises || spec.through.back() != spec.environment) {
+    return Refuse(Refusal::Code::kBadRequest,
+                  absl::StrCat("--through goes from an earlier environment to a later one and ends with ",
+                               spec.environment, "; the order is ", absl::StrJoin(names, ",")));
+  }
+  return Refusal();
+}
+
+Refusal CheckOverrides(const OperationSpec& spec) {
+  const std::vector<std::string> gates = {std::string(kGateApproval), std::string(kGatePassedIn),
+                                          std::string(kGateWindow)};
+  for (const std::string& gate : spec.override_gates) {
+    if (std::find(gates.begin(), gates.end(), gate) == gates.end()) {
+      return Refuse(Refusal::Code::kBadRequest,
+                    absl::StrCat("there is no gate '", Printable(gate), "'", DidYouMean(gate, gates)));
+    }
+  }
+  return Refusal();
 }
 
 }  // namespace
 
+std::vector<std::string> EnvironmentsOf(const OperationSpec& spec) {
+  return spec.through.empty() ? std::vector<std::string>{spec.environment} : spec.through;
+}
+
+bool ChangesHosts(OperationKind kind) { return kind != OperationKind::kBackup && kind != OperationKind::kVerification; }
+
 Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
   Scope scope;
   scope.spec = spec;
-  std::vector<std::string> environments;
-  for (const Environment& environment : fleet.environments) environments.push_back(environment.name);
-  if (std::find(environments.begin(), environments.end(), spec.environment) == environments.end()) {
-    scope.refusal = Refuse(Refusal::Code::kUnknownEnvironment,
-                           absl::StrCat("there is no environment '", Printable(spec.environment), "'",
-                                        DidYouMean(spec.environment, environments)),
-                           "rbctl status");
-    return scope;
-  }
+  scope.refusal = CheckEnvironments(spec, fleet);
+  if (!scope.refusal.refused()) scope.refusal = CheckOverrides(spec);
+  if (scope.refusal.refused()) return scope;
   std::vector<std::string> services;
   for (const auto& [name, service] : fleet.services) {
     if (service.hosts.count(spec.environment) != 0) services.push_back(name);
@@ -67,7 +108,20 @@ Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
                                         DidYouMean(spec.service, services)));
     return scope;
   }
-  const std::vector<std::string>& all = fleet.services.at(scope.spec.service).hosts.at(spec.environment);
+  const FleetService& service = fleet.services.at(scope.spec.service);
+  std::vector<std::string> all;
+  for (const std::string& environment : EnvironmentsOf(spec)) {
+    const auto hosts = service.hosts.find(environment);
+    if (hosts == service.hosts.end() || hosts->second.empty()) {
+      scope.refusal =
+          Refuse(Refusal::Code::kUnknownService, absl::StrCat(scope.spec.service, " does not run in ", environment));
+      return scope;
+    }
+    for (const std::string& host : hosts->second) {
+      all.push_back(host);
+      scope.environment_of_host[host] = environment;
+    }
+  }
   for (const std::string& host : spec.hosts) {
     if (std::find(all.begin(), all.end(), host) == all.end()) {
       scope.refusal =
@@ -108,9 +162,10 @@ Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
   // Last: a plan is made without a reason, and all else has to be right for it.
   if (absl::StripAsciiWhitespace(spec.reason).empty() && NeedsReason(spec, fleet)) {
     scope.refusal = Refuse(Refusal::Code::kReasonRequired,
-                           absl::StrCat(spec.force       ? "--force"
-                                        : spec.emergency ? "--emergency"
-                                                         : spec.environment,
+                           absl::StrCat(spec.force                     ? "--force"
+                                        : spec.emergency               ? "--emergency"
+                                        : !spec.override_gates.empty() ? "--override-gate"
+                                                                       : spec.environment,
                                         " needs a reason, which is kept in the history"),
                            "the same command with --reason \"...\"");
     return scope;
@@ -129,11 +184,25 @@ void NarrowToUndone(const PlanningHistory& history, Scope* scope) {
   if (!hosts.empty()) scope->hosts = std::move(hosts);
 }
 
-std::vector<uint32_t> AssignWaves(size_t host_count, const WaveSize& size) {
-  size_t each = size.count != 0 ? size.count : (host_count * size.percent + 99) / 100;
-  if (each == 0) each = 1;
+std::vector<uint32_t> AssignWaves(const std::vector<bool>& healthy, const WaveSize& size,
+                                  const WaveSize& max_unavailable) {
+  const auto count = [&](const WaveSize& of) {
+    const size_t hosts = of.count != 0 ? of.count : (healthy.size() * of.percent + 99) / 100;
+    return std::max<size_t>(hosts, 1);
+  };
   std::vector<uint32_t> waves;
-  for (size_t i = 0; i < host_count; ++i) waves.push_back(static_cast<uint32_t>(i / each + 1));
+  uint32_t wave = 1;
+  size_t in_wave = 0;
+  size_t taken_away = 0;
+  for (const bool is_healthy : healthy) {
+    if (in_wave == count(size) || (is_healthy && taken_away == count(max_unavailable))) {
+      ++wave;
+      in_wave = taken_away = 0;
+    }
+    ++in_wave;
+    if (is_healthy) ++taken_away;
+    waves.push_back(wave);
+  }
   return waves;
 }
 

@@ -161,13 +161,38 @@ void SimController::SendStep(const controller::Operation& operation, const contr
   world_.Send(world_.HostNumber(step.host), TaskFor(operation, step));
 }
 
+void SimController::SendAfterDelay(const controller::Operation& operation, const controller::StartStep& step) {
+  if (step.delay == absl::ZeroDuration()) {
+    SendStep(operation, step);
+    return;
+  }
+  After(step.delay, [this, id = operation.id, step] {
+    const auto found = running_.find(id);
+    if (found == running_.end()) return;
+    for (const controller::HostProgress& host : found->second.operation.hosts) {
+      if (host.step_id == step.step_id) SendStep(found->second.operation, step);
+    }
+  });
+}
+
+void SimController::ArmWait(const std::string& id, const controller::ArmWait& wait, absl::Duration after) {
+  After(after, [this, id, wait] {
+    const auto found = running_.find(id);
+    if (found == running_.end()) return;
+    controller::Event event = NewEvent(found->second);
+    event.body = controller::WaitEnded{wait.number};
+    const uint64_t process = process_;
+    if (!Take(id, std::move(event)) && process == process_ && up_) ArmWait(id, wait, kStoreRetry);
+  });
+}
+
 void SimController::CarryOut(const std::string& id, const std::vector<controller::Effect>& effects) {
   const uint64_t process = process_;
   for (const controller::Effect& effect : effects) {
     const controller::Operation& operation = running_.at(id).operation;
     if (const auto* step = std::get_if<controller::StartStep>(&effect)) {
-      SendStep(operation, *step);
-      if (world_.bug() != Bug::kDeadlineForgotten) ArmDeadline(id, *step, step->deadline);
+      SendAfterDelay(operation, *step);
+      if (world_.bug() != Bug::kDeadlineForgotten) ArmDeadline(id, *step, step->delay + step->deadline);
       if (world_.bug() == Bug::kLockReleasedEarly && step->kind == controller::StepKind::kCommit) ReleaseLock(id);
       if ((world_.bug() == Bug::kCommitBeforeAllPrepared && step->kind == controller::StepKind::kPrepare) ||
           (world_.bug() == Bug::kWaveGateSkipped && step->kind == controller::StepKind::kVerify)) {
@@ -175,6 +200,8 @@ void SimController::CarryOut(const std::string& id, const std::vector<controller
       }
     } else if (const auto* cancel = std::get_if<controller::CancelStep>(&effect)) {
       world_.Send(world_.HostNumber(cancel->host), CancelMessage{cancel->step_id});
+    } else if (const auto* wait = std::get_if<controller::ArmWait>(&effect)) {
+      ArmWait(id, *wait, wait->after);
     } else if (std::holds_alternative<controller::TakeLock>(effect)) {
       After(absl::ZeroDuration(), [this, id] { RecordLock(id); });
     } else if (std::holds_alternative<controller::ReleaseLock>(effect)) {
@@ -246,7 +273,9 @@ void SimController::ArmDeadline(const std::string& id, const controller::StartSt
 
 controller::PlanningHistory SimController::HistoryFor(const controller::Scope& scope) {
   controller::PlanningHistory history;
+  history.now = world_.Now();
   history.lock_holder = locks_[world_.ServiceNumber(scope.spec.service)];
+  history.locked_environment = scope.spec.environment;
   if (scope.spec.kind != controller::OperationKind::kUndo) return history;
   if (const Stored* stored = Find(scope.spec.undo_operation_id); stored != nullptr) {
     history.undo_releases.emplace();
@@ -369,11 +398,11 @@ void SimController::Start(const controller::OperationSpec& spec, const std::stri
   });
 }
 
-bool SimController::Abort(const std::string& id) {
+bool SimController::Ask(const std::string& id, const controller::OperatorRequest& request) {
   const auto found = running_.find(id);
-  if (found == running_.end()) return false;
+  if (found == running_.end() || !controller::WhyRefused(found->second.operation, request).empty()) return false;
   controller::Event event = NewEvent(found->second);
-  event.body = controller::AbortRequested{"operator", "changed my mind"};
+  std::visit([&event](const auto& body) { event.body = body; }, request);
   return Take(id, std::move(event));
 }
 

@@ -46,8 +46,8 @@ class SimController {
 
   // No answer when the process dies first.
   void Start(const controller::OperationSpec& spec, const std::string& key, std::function<void(const Answer&)> done);
-  // False when there is nothing to abort, or it could not be recorded.
-  bool Abort(const std::string& id);
+  // False when it is refused, or could not be recorded.
+  bool Ask(const std::string& id, const controller::OperatorRequest& request);
 
   void OnAgentConnected(int host);
   void OnAgentLost(int host);
@@ -88,6 +88,8 @@ class SimController {
   bool TakeLock(int service, const std::string& id);
   void ReleaseLock(const std::string& id);
   void SendStep(const controller::Operation& operation, const controller::StartStep& step);
+  void SendAfterDelay(const controller::Operation& operation, const controller::StartStep& step);
+  void ArmWait(const std::string& id, const controller::ArmWait& wait, absl::Duration after);
   bool DiesHere(absl::string_view place);
   // Runs `action` later, unless the process has died by then.
   void After(absl::Duration delay, World::Action action);

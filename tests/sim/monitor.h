@@ -54,7 +54,7 @@ class Monitor {
   struct Truth {
     uint64_t fencing_number = 0;
     int service = 0;
-    bool is_backup = false;
+    bool changes_nothing = false;
     // Names in the order of the plan.
     struct Host {
       int number = 0;

@@ -135,7 +135,7 @@ agent::Task TaskFor(const controller::Operation& operation, const controller::St
       break;
     }
     case controller::StepKind::kVerify:
-      task.step = agent::VerifyStep{verify};
+      task.step = agent::VerifyStep{verify, !controller::ChangesHosts(operation.plan.spec.kind)};
       break;
     case controller::StepKind::kRevert:
       task.step = agent::RevertStep{operation.abort_requested ? "aborted" : "the operation failed", verify};

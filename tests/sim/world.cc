@@ -14,7 +14,10 @@ constexpr Nanos kFirstWait = 100 * kMillisecond;
 constexpr Nanos kLongestWait = 5 * kSecond;
 // How long after the last fault everything has to have ended: the deadlines of every step of two operations that were
 // answered by nobody, and room.
-constexpr Nanos kPatience = 5 * kHour;
+// What an operator asks for after the operation was accepted.
+enum { kAborts, kPauses, kResumes, kApproves };
+
+constexpr Nanos kPatience = 8 * kHour;
 // A world that does not come to rest is broken.
 constexpr uint64_t kMostEvents = 200'000;
 
@@ -90,12 +93,17 @@ void World::Draw() {
   if (random.Percent(30)) scenario_.unhealthy_percent = static_cast<int>(random.Between(5, 40));
   if (random.Percent(30)) scenario_.flaky_per_mille = static_cast<int>(random.Between(5, 400));
 
-  fleet_.environments = {{"prod", 1, ""}};
+  controller::Environment prod;
+  prod.name = "prod";
+  prod.order = 1;
+  prod.gate_approval = random.Percent(10);
+  fleet_.environments.push_back(prod);
   for (int number = 0; number < scenario_.services; ++number) {
     controller::FleetService service;
     service.name = std::string(ServiceName(number));
     for (int host = 0; host < scenario_.hosts; ++host) service.hosts["prod"].push_back(HostName(host));
     service.wave = scenario_.wave;
+    if (random.Percent(20)) service.max_unavailable.count = 1;
     service.on_failure = scenario_.on_failure;
     service.verify_deadline = scenario_.verify_deadline;
     service.verify_soak = scenario_.verify_soak;
@@ -198,7 +206,7 @@ controller::OperationSpec World::DrawSpec(int service) {
     spec.kind = controller::OperationKind::kUndo;
     spec.undo_operation_id = accepted_[random.Below(accepted_.size())];
   } else {
-    spec.kind = controller::OperationKind::kBackup;
+    spec.kind = random.Percent(50) ? controller::OperationKind::kBackup : controller::OperationKind::kVerification;
   }
   spec.hold_on_failure = random.Percent(10);
   if (random.Percent(10)) {
@@ -220,8 +228,14 @@ void World::DrawOperator() {
       Request request;
       request.spec = DrawSpec(random_.Percent(20) && scenario_.services > 1 ? 1 : 0);
       request.key = absl::StrCat("key-", requests_.size() + 1);
-      request.will_abort = random_.Percent(15);
-      request.abort_after = random_.Between(0, 10 * kSecond);
+      if (random_.Percent(15)) request.later.emplace_back(kAborts, random_.Between(0, 10 * kSecond));
+      if (random_.Percent(15)) {
+        request.later.emplace_back(kPauses, random_.Between(0, 5 * kSecond));
+        if (random_.Percent(80)) request.later.emplace_back(kResumes, random_.Between(0, 20 * kMinute));
+      }
+      if (fleet_.environments[0].gate_approval && random_.Percent(80)) {
+        request.later.emplace_back(kApproves, random_.Between(0, random_.Percent(80) ? kMinute : 3 * kHour));
+      }
       requests_.push_back(std::move(request));
       Ask(requests_.size() - 1);
     });
@@ -249,11 +263,9 @@ void World::Ask(size_t number) {
     Log("operator: ", asked.key, " is ", answer.id);
     accepted_.push_back(answer.id);
     monitor_->OnAnswered(answer.id, asked.key);
-    if (!asked.will_abort) return;
-    After(asked.abort_after, [this, id = answer.id] {
-      Log("operator: aborts ", id);
-      if (controller_->up()) controller_->Abort(id);
-    });
+    for (const auto& [what, after] : asked.later) {
+      After(after, [this, id = answer.id, what = what] { AskLater(id, what, 5); });
+    }
   });
 }
 
@@ -336,6 +348,7 @@ void World::RollBackOnceMore() {
   spec.target.force = true;
   spec.force = true;
   spec.even_if_already_there = true;
+  spec.override_gates = {std::string(controller::kGateApproval)};
   std::string id;
   std::string refused = "nobody answered";
   controller_->Start(spec, "once-more", [&](const SimController::Answer& answer) {
@@ -351,6 +364,17 @@ void World::RollBackOnceMore() {
     Violate("a fleet in order can be rolled back",
             absl::StrCat("it ", controller::NameOf(stored->replayed.state), ": ", stored->replayed.summary));
   }
+}
+
+void World::AskLater(const std::string& id, int what, int tries) {
+  static constexpr absl::string_view kWords[] = {"aborts", "pauses", "resumes", "approves"};
+  Log("operator: ", kWords[what], " ", id);
+  const controller::OperatorRequest requests[] = {
+      controller::AbortRequested{"operator", "changed my mind"}, controller::PauseRequested{"operator", "to look"},
+      controller::ResumeRequested{"operator"}, controller::Approved{"another operator", "go"}};
+  if (controller_->up() && controller_->Ask(id, requests[what])) return;
+  // Somebody who looks: the controller may be down, or its disk full.
+  if (tries > 1) After(kMinute, [this, id, what, tries] { AskLater(id, what, tries - 1); });
 }
 
 void World::FaultsEnd() {

@@ -192,8 +192,8 @@ class World {
     std::string key;
     int tries = 0;
     bool answered = false;
-    bool will_abort = false;
-    Nanos abort_after = 0;
+    // What, and how long after it was accepted.
+    std::vector<std::pair<int, Nanos>> later;
   };
 
   void Draw();
@@ -201,6 +201,7 @@ class World {
   void DrawOperator();
   controller::OperationSpec DrawSpec(int service);
   void Ask(size_t request);
+  void AskLater(const std::string& id, int what, int tries);
   void Append(const std::string& text);
   void DialNow(int host, uint64_t process);
   void Deliver(int host, uint64_t number, ToAgent message);

@@ -223,7 +223,7 @@ absl::StatusOr<Task> FromWire(const v1::Task& wire) {
       return task;
     }
     case v1::Task::kVerify:
-      task.step = VerifyStep{VerifyFromWire(wire.verify())};
+      task.step = VerifyStep{VerifyFromWire(wire.verify()), wire.verify().of_what_runs()};
       return task;
     case v1::Task::kRevert: {
       RevertStep step;
@@ -277,6 +277,7 @@ v1::Task ToWire(const Task& task) {
     *unattended->mutable_verify() = VerifyToWire(commit->unattended.verify);
   } else if (const auto* verify = std::get_if<VerifyStep>(&task.step)) {
     *wire.mutable_verify() = VerifyToWire(verify->policy);
+    wire.mutable_verify()->set_of_what_runs(verify->of_what_runs);
   } else if (const auto* revert = std::get_if<RevertStep>(&task.step)) {
     wire.mutable_revert()->set_reason(revert->reason);
     *wire.mutable_revert()->mutable_verify() = VerifyToWire(revert->verify);

@@ -152,7 +152,7 @@ class Decider {
     task.step_id = absl::StrCat(kAlonePrefix, task.operation_id, "/verify");
     task.fencing_number = service.highest_fencing_number;
     task.service = event.service;
-    task.step = VerifyStep{service.unattended->policy.verify};
+    task.step = VerifyStep{service.unattended->policy.verify, false};
     Begin(&service, task);
   }
 
@@ -201,17 +201,18 @@ class Decider {
 
   void Begin(ServiceState* service, const Task& task) {
     // Whoever verifies, keeps or reverts has taken over from the timer.
-    const bool takes_over = std::holds_alternative<VerifyStep>(task.step) ||
+    const auto* verification = std::get_if<VerifyStep>(&task.step);
+    const bool takes_over = (verification != nullptr && !verification->of_what_runs) ||
                             std::holds_alternative<KeepStep>(task.step) ||
                             std::holds_alternative<RevertStep>(task.step);
     if (takes_over && !absl::StartsWith(task.step_id, kAlonePrefix) && service->unattended.has_value()) {
-      if (std::holds_alternative<VerifyStep>(task.step)) {
+      if (verification != nullptr) {
         // The verdict has to be acted on as well; the controller may be lost before it does.
         const Unattended& old = *service->unattended;
         Unattended again = old;
         again.number = ++state_.unattended_count;
         service->unattended = again;
-        const VerifyPolicy& verify = std::get<VerifyStep>(task.step).policy;
+        const VerifyPolicy& verify = verification->policy;
         effects_.emplace_back(
             ArmPatience{task.service, verify.deadline + verify.soak + again.policy.patience, again.number});
       } else {

@@ -69,7 +69,9 @@ TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const
     Commit(task, &context);
   } else if (const auto* verify = std::get_if<VerifyStep>(&task.step)) {
     const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
-    if (open.ok() && open->operation_id != task.operation_id) {
+    if (verify->of_what_runs) {
+      Verify(verify->policy, &context);
+    } else if (open.ok() && open->operation_id != task.operation_id) {
       result.status = absl::FailedPreconditionError(
           "this operation is no longer open on this host: it was undone here, or is over");
       result.state = HostState::kReverted;
@@ -192,7 +194,7 @@ void StepRunner::FillCandidates(const InspectStep& step, TaskResult* result) {
     std::unique_ptr<SnapshotSource> baseline;
     if (candidate.method == Method::kBackup) {
       target.release_name = candidate.release.name;
-    } else {
+    } else if (ports_.commits != nullptr) {
       absl::StatusOr<std::unique_ptr<SnapshotSource>> opened = ports_.commits->Open(candidate.commit);
       if (!opened.ok()) {
         candidate.refused_because = std::string(opened.status().message());

@@ -77,6 +77,8 @@ struct CommitStep {
 };
 struct VerifyStep {
   VerifyPolicy policy;
+  // Whoever put it there: no operation is open here, and none is taken over.
+  bool of_what_runs = false;
 };
 struct RevertStep {
   std::string reason;
