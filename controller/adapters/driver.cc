@@ -729,6 +729,7 @@ void Driver::FillPolicies(const std::string& agent, v1::Welcome* welcome) const 
 void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at) {
   AgentInfo& info = agents_[agent];
   info.connected = true;
+  ++info.connection;
   info.hello = hello;
   info.last_seen_at = clock_.Now();
   info.certificate_expires_at = certificate_expires_at;
@@ -813,9 +814,12 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
     event.body = StepEnded{agent, FromWire(result)};
     const absl::Status taken = Take(found->second.get(), event);
     if (!taken.ok()) {
-      // Not acknowledged: the agent sends it again when it connects anew, and we ask again until then.
+      // Not acknowledged. When the agent connects anew it sends what it owes, and is asked again for what it refused:
+      // then this one may be out of date.
       LogError("controller", id, ": ", taken.message(), "; the result is taken again in a moment");
-      loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, agent, result] { OnResult(agent, result); });
+      loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, agent, result, connection = agents_[agent].connection] {
+        if (agents_[agent].connection == connection) OnResult(agent, result);
+      });
       return;
     }
   }

@@ -103,6 +103,8 @@ class Driver {
   };
   struct AgentInfo {
     bool connected = false;
+    // Counts connections.
+    uint64_t connection = 0;
     v1::Hello hello;
     absl::Time last_seen_at = absl::InfinitePast();
     absl::Time certificate_expires_at;

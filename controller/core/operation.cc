@@ -32,13 +32,18 @@ absl::string_view NameOfStep(StepKind kind) {
   return "";
 }
 
+// Of the plan's, in the history.
+constexpr size_t kMostNotes = 50;
+
 bool Changes(const HostProgress& host) { return !host.plan.already_there; }
 // Holds, or may hold, the new state.
 bool MayBeNew(const HostProgress& host) { return host.state == HostState::kCommitted || host.state_unknown; }
-// Has something to take back: staging, the new state, or a service that a failed commit may have left stopped.
+// Has something to take back: staging, the new state, or a service that a failed commit, or a revert by the host's own
+// hand, may have left stopped.
 bool HasToRevert(const HostProgress& host) {
-  return host.state == HostState::kPrepared || MayBeNew(host) ||
-         (host.failed && host.step_kind == StepKind::kCommit && host.state != HostState::kReverted);
+  const bool may_be_stopped = host.failed && host.step_kind != StepKind::kRevert &&
+                              (host.step_kind == StepKind::kCommit || host.state == HostState::kReverted);
+  return host.state == HostState::kPrepared || MayBeNew(host) || may_be_stopped;
 }
 
 std::string NamesOf(const std::vector<std::string>& hosts) { return absl::StrJoin(hosts, ", "); }
@@ -141,6 +146,9 @@ class Machine {
       host.target = accepted.plan.target;
       if (plan.already_there) host.verdict = Verdict::kHealthy;
       op().hosts.push_back(std::move(host));
+    }
+    for (const std::string& note : accepted.plan.notes) {
+      if (decision_.notes.size() < kMostNotes) Note("", note);
     }
     Note("", absl::StrCat("accepted from ", accepted.requested_by, accepted.plan.spec.reason.empty() ? "" : ": ",
                           accepted.plan.spec.reason));
@@ -467,8 +475,10 @@ class Machine {
 
   // The last step had failed here, or no answer came; the host did it all the same, and holds something now.
   void DoneAfterAll(HostProgress* host, const StepResult& result) {
-    if (IsFinal(op().state) || host->busy() || !host->failed || host->step_kind != StepKind::kPrepare ||
-        result.step_id != StepId(op(), *host) || result.state != HostState::kPrepared) {
+    const bool is_late = host->failed && !host->busy() && host->step_kind == StepKind::kPrepare;
+    const std::string step = absl::StrCat(op().id, "/", host->plan.host, "/", NameOfStep(StepKind::kPrepare), "/");
+    if (IsFinal(op().state) || !is_late || !absl::StartsWith(result.step_id, step) ||
+        result.state != HostState::kPrepared) {
       return;
     }
     host->state = result.state;
@@ -654,6 +664,8 @@ class Machine {
     bool any = false;
     for (HostProgress& host : op().hosts) {
       if (!Changes(host)) continue;
+      // One that could not be reverted is not kept either: its tree may be mixed.
+      if (host.failed && host.step_kind == StepKind::kRevert) continue;
       if (host.state == HostState::kCommitted) {
         Start(&host, StepKind::kKeep);
         any = true;
@@ -683,7 +695,8 @@ class Machine {
     End(OperationState::kSucceeded,
         absl::StrCat(op().plan.spec.environment, " is healthy on ", TargetText(first->plan), "; recovery ",
                      FormatSeconds(op().recovery), op().target_met ? ", within " : ", OVER ", "the target of ",
-                     FormatSeconds(op().plan.target)));
+                     FormatSeconds(op().plan.target),
+                     op().plan.spec.emergency ? "; EMERGENCY: without gates, soak and the probes that need time" : ""));
   }
 
   // Names every host that is not where it should be, with its state and what to type.
@@ -698,7 +711,10 @@ class Machine {
         op().next_commands.push_back(absl::StrCat("rbctl status ", op().plan.spec.environment));
         op().next_commands.push_back(absl::StrCat("on ", name, ": rb-agent local status"));
       } else if (host.state == HostState::kKept || host.state == HostState::kCommitted) {
-        if (host.verdict == Verdict::kHealthy) {
+        if (host.failed && host.step_kind == StepKind::kRevert) {
+          parts.push_back(absl::StrCat(name, ": NOT back on the old state (", host.error, ")"));
+          op().next_commands.push_back(absl::StrCat("on ", name, ": rb-agent local recover"));
+        } else if (host.verdict == Verdict::kHealthy) {
           parts.push_back(absl::StrCat(name, ": on the new state, healthy"));
         } else {
           parts.push_back(absl::StrCat(name, ": on the new state, NOT healthy (", host.error, ")"));

@@ -52,8 +52,8 @@ Refusal CheckEnvironments(const OperationSpec& spec, const Fleet& fleet) {
     orders.push_back(static_cast<size_t>(found - names.begin()));
   }
   if (spec.through.empty()) return Refusal();
-  if (spec.kind != OperationKind::kRollback && spec.kind != OperationKind::kDeploy) {
-    return Refuse(Refusal::Code::kBadRequest, "only a rollback or a deploy goes through several environments");
+  if (!ChangesHosts(spec.kind)) {
+    return Refuse(Refusal::Code::kBadRequest, "only what changes hosts goes through several environments");
   }
   const bool rises = std::adjacent_find(orders.begin(), orders.end(), std::greater_equal<>()) == orders.end();
   if (!rises || spec.through.back() != spec.environment) {

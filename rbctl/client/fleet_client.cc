@@ -194,8 +194,8 @@ absl::StatusOr<v1::Operation> FleetClient::Start(const v1::OperationSpec& spec) 
   const absl::Duration give_up = SystemClock().Monotonic() + channel_->limits.lost;
   absl::Duration backoff = channel_->limits.first_backoff;
   while (true) {
-    absl::StatusOr<v1::StartOperationResponse> response =
-        channel_->Once(&v1::FleetService::Stub::StartOperation, request, channel_->limits.call);
+    absl::StatusOr<v1::StartOperationResponse> response = channel_->Once(
+        &v1::FleetService::Stub::StartOperation, request, channel_->limits.call + ToDuration(spec.wait_for_lock()));
     if (response.ok()) {
       return response->operation();
     }
@@ -243,6 +243,32 @@ absl::StatusOr<v1::Operation> FleetClient::Abort(const std::string& operation_id
   request.set_reason(reason);
   RB_ASSIGN_OR_RETURN(const v1::AbortOperationResponse response,
                       channel_->Call(&v1::FleetService::Stub::AbortOperation, request));
+  return response.operation();
+}
+
+absl::StatusOr<v1::Operation> FleetClient::Pause(const std::string& operation_id, const std::string& reason) {
+  v1::PauseOperationRequest request;
+  request.set_operation_id(operation_id);
+  request.set_reason(reason);
+  RB_ASSIGN_OR_RETURN(const v1::PauseOperationResponse response,
+                      channel_->Call(&v1::FleetService::Stub::PauseOperation, request));
+  return response.operation();
+}
+
+absl::StatusOr<v1::Operation> FleetClient::Resume(const std::string& operation_id, const std::string& /*reason*/) {
+  v1::ResumeOperationRequest request;
+  request.set_operation_id(operation_id);
+  RB_ASSIGN_OR_RETURN(const v1::ResumeOperationResponse response,
+                      channel_->Call(&v1::FleetService::Stub::ResumeOperation, request));
+  return response.operation();
+}
+
+absl::StatusOr<v1::Operation> FleetClient::Approve(const std::string& operation_id, const std::string& reason) {
+  v1::ApproveOperationRequest request;
+  request.set_operation_id(operation_id);
+  request.set_reason(reason);
+  RB_ASSIGN_OR_RETURN(const v1::ApproveOperationResponse response,
+                      channel_->Call(&v1::FleetService::Stub::ApproveOperation, request));
   return response.operation();
 }
 

@@ -49,6 +49,10 @@ class FleetClient {
   absl::StatusOr<v1::ListOperationsResponse> List(const std::string& environment, const std::string& service,
                                                   uint32_t limit);
   absl::StatusOr<v1::Operation> Abort(const std::string& operation_id, const std::string& reason);
+  absl::StatusOr<v1::Operation> Pause(const std::string& operation_id, const std::string& reason);
+  // `reason` is not used: a resumption has none.
+  absl::StatusOr<v1::Operation> Resume(const std::string& operation_id, const std::string& reason);
+  absl::StatusOr<v1::Operation> Approve(const std::string& operation_id, const std::string& reason);
   absl::StatusOr<v1::ListReleasesResponse> Releases(const std::string& environment, const std::string& service);
   absl::StatusOr<v1::ListAgentsResponse> Agents();
   absl::StatusOr<v1::GetStatusResponse> Status(const std::string& environment, const std::string& service);

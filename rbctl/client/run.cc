@@ -54,7 +54,13 @@ class Runner {
         return response.ok() ? Watch(response->operation()) : Failed(response.status(), false);
       }
       case Verb::kAbort:
-        return Abort();
+        return Ask(&FleetClient::Abort, "abort requested");
+      case Verb::kPause:
+        return Ask(&FleetClient::Pause, "paused; no further wave begins");
+      case Verb::kResume:
+        return Ask(&FleetClient::Resume, "resumed");
+      case Verb::kApprove:
+        return Ask(&FleetClient::Approve, "approved");
       case Verb::kPrint:
         break;
     }
@@ -134,6 +140,7 @@ class Runner {
     spec->set_undo_operation_id(response->operation().id());
     spec->set_environment(response->operation().spec().environment());
     spec->set_service(response->operation().spec().service());
+    *spec->mutable_through() = response->operation().spec().through();
     return absl::OkStatus();
   }
 
@@ -237,15 +244,17 @@ class Runner {
     return code;
   }
 
-  int Abort() {
+  // `method` asks something of an operation that runs.
+  int Ask(absl::StatusOr<v1::Operation> (FleetClient::*method)(const std::string&, const std::string&),
+          const std::string& done) {
     if (terminal_.on_asking) terminal_.on_asking(true);
-    const auto operation = client_.Abort(command_.operation_id, command_.reason);
+    const auto operation = (client_.*method)(command_.operation_id, command_.reason);
     if (!operation.ok()) {
       return Failed(operation.status(), true);
     }
     const std::string id = Printable(operation->id());
     Print(HasEnded(operation->state()) ? RenderReport(*operation, terminal_.style)
-                                       : absl::StrCat(id, ": abort requested.\nNext: rbctl watch ", id, "\n"),
+                                       : absl::StrCat(id, ": ", done, ".\nNext: rbctl watch ", id, "\n"),
           JsonOperation(*operation, kDone));
     return kDone;
   }

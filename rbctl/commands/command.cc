@@ -32,7 +32,9 @@ constexpr char kRollbackFooter[] = R"(Examples:
   rbctl rollback prod --to-before 2026-11-23T03:00:00Z --reason "..."
   rbctl rollback prod --to v1.4.2 --host prod-1 --plan         # only say what would happen
   rbctl rollback prod --only config --to previous --reason "..."
-  rbctl rollback prod --with-data --to v1.4.2 --reason "..."   # the data of that release too)";
+  rbctl rollback prod --with-data --to v1.4.2 --reason "..."   # the data of that release too
+  rbctl rollback prod --through test,prod --to v1.4.2 --reason "..."   # test first, in one operation
+  rbctl rollback prod --emergency --reason "..."               # no gates, no soak; verified afterwards)";
 
 constexpr char kDeployFooter[] = R"(Examples:
   rbctl deploy test --to v1.5.0
@@ -47,6 +49,7 @@ constexpr char kBashCompletion[] = R"(_rbctl() {
   case $previous in
     --method) words="auto backup git" ;;
     --only) words="code config data" ;;
+    --override-gate) words="passed_in window approval" ;;
     -o|--output) words="text json" ;;
     --to) words="last-good previous" ;;
     --identity) COMPREPLY=($(compgen -d -- "$current")); return ;;
@@ -154,7 +157,8 @@ bool ParseMoment(const std::string& text, absl::Time now, absl::Time* moment) {
 // What the flags of rollback, deploy, undo, plan and backup are read into.
 struct Flags {
   std::string environment, positional_service, service, to, to_before, method = "auto", only, reason, operation;
-  std::vector<std::string> hosts;
+  std::string through, wait_for_lock;
+  std::vector<std::string> hosts, override_gates;
   bool with_data = false, plan = false, emergency = false, force = false, no_revert = false, no_wait = false,
        even = false, pin = false, deploy = false;
 };
@@ -170,7 +174,14 @@ void AddScope(CLI::App* sub, Flags* flags) {
 
 void AddChange(CLI::App* sub, Flags* flags, Command* command) {
   sub->add_option("--reason", flags->reason, "Why, in your words; kept in the history");
-  sub->add_flag("--emergency", flags->emergency, "Skip the gates and the soak");
+  sub->add_flag("--emergency", flags->emergency,
+                "Skip the gates, the soak and the probes that need time; all probes follow afterwards");
+  sub->add_option("--override-gate", flags->override_gates,
+                  "Go past this gate: passed_in, window or approval; may be repeated; needs a reason")
+      ->type_name("GATE")
+      ->allow_extra_args(false);
+  sub->add_option("--wait", flags->wait_for_lock, "While another operation is at work: stand in line for so long")
+      ->type_name("DURATION");
   sub->add_flag("--force", flags->force, "Use a bad, unproved or refused target; needs a reason");
   sub->add_flag("--no-revert", flags->no_revert, "When a host is unhealthy afterwards, leave it as it is");
   sub->add_flag("--no-wait", flags->no_wait, "Return as soon as the operation is accepted");
@@ -190,6 +201,8 @@ void AddTarget(CLI::App* sub, Flags* flags, bool deploy) {
   sub->add_option("--method", flags->method, "Where the target comes from: auto, backup or git")
       ->check(CLI::IsMember({"auto", "backup", "git"}));
   sub->add_option("--only", flags->only, "Components, with commas: code,config,data; the default is code,config")
+      ->type_name("LIST");
+  sub->add_option("--through", flags->through, "Environments to change one after the other, with commas: test,prod")
       ->type_name("LIST");
   sub->add_flag("--with-data", flags->with_data, "The data too; what is lost is in the plan");
   sub->add_flag("--even-if-there", flags->even, "Do it though every host is already there");
@@ -213,6 +226,19 @@ std::string FillSpec(const Flags& flags, v1::OperationKind kind, absl::Time now,
   spec->set_even_if_already_there(flags.even);
   spec->set_pin(flags.pin);
   spec->set_undo_operation_id(flags.operation);
+  for (const std::string& gate : flags.override_gates) spec->add_override_gates(gate);
+  if (!flags.through.empty()) {
+    for (const std::string& environment : std::vector<std::string>(absl::StrSplit(flags.through, ','))) {
+      spec->add_through(environment);
+    }
+  }
+  if (!flags.wait_for_lock.empty()) {
+    absl::Duration wait;
+    if (!absl::ParseDuration(flags.wait_for_lock, &wait) || wait <= absl::ZeroDuration() || wait > absl::Hours(24)) {
+      return absl::StrCat("--wait ", Printable(flags.wait_for_lock), ": write 90s, 10m or 2h; at most 24h");
+    }
+    spec->mutable_wait_for_lock()->set_seconds(absl::ToInt64Seconds(absl::Ceil(wait, absl::Seconds(1))));
+  }
   if (kind != v1::OPERATION_KIND_ROLLBACK && kind != v1::OPERATION_KIND_DEPLOY) {
     return "";
   }
@@ -347,11 +373,20 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
   CLI::App* show = app.add_subcommand("show", "One operation with its history");
   CLI::App* watch = app.add_subcommand("watch", "Follow an operation to its end");
   CLI::App* abort = app.add_subcommand("abort", "End an operation; hosts that were changed go back");
-  for (CLI::App* sub : {show, watch, abort}) {
+  CLI::App* pause = app.add_subcommand("pause", "Let no further wave begin; what is under way ends");
+  CLI::App* resume = app.add_subcommand("resume", "Go on with an operation that is paused");
+  CLI::App* approve = app.add_subcommand("approve", "Let an operation of another operator go on");
+  for (CLI::App* sub : {show, watch, abort, pause, resume, approve}) {
     sub->add_option("OP", command.operation_id, "Operation, or the beginning of its id")->required();
     sub->footer(absl::StrCat("Example:\n  rbctl ", sub->get_name(), " op-20261123T031407Z-4f2a9c"));
   }
-  abort->add_option("--reason", command.reason, "Why, in your words");
+  for (CLI::App* sub : {abort, pause, approve}) sub->add_option("--reason", command.reason, "Why, in your words");
+
+  CLI::App* verify = app.add_subcommand("verify", "Run every probe on what runs now; changes nothing");
+  AddScope(verify, &flags);
+  verify->add_option("--reason", flags.reason, "Why, in your words; kept in the history");
+  verify->add_flag("--no-wait", flags.no_wait, "Return as soon as the operation is accepted");
+  verify->footer("Example:\n  rbctl verify prod");
 
   CLI::App* backup = app.add_subcommand("backup", "Releases in the hosts' backup stores");
   backup->require_subcommand(1);
@@ -458,6 +493,15 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
     command.verb = Verb::kWatch;
   } else if (abort->parsed()) {
     command.verb = Verb::kAbort;
+  } else if (pause->parsed()) {
+    command.verb = Verb::kPause;
+  } else if (resume->parsed()) {
+    command.verb = Verb::kResume;
+  } else if (approve->parsed()) {
+    command.verb = Verb::kApprove;
+  } else if (verify->parsed()) {
+    command.verb = Verb::kStart;
+    problem = FillSpec(flags, v1::OPERATION_KIND_VERIFICATION, now, &command.spec);
   } else if (list->parsed()) {
     command.verb = Verb::kBackupList;
   } else if (agents->parsed()) {

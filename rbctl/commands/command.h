@@ -26,13 +26,16 @@ enum ExitCode {
 };
 
 enum class Verb {
-  kStart,  // rollback, deploy, undo, backup create
+  kStart,  // rollback, deploy, undo, backup create, verify
   kPlan,
   kStatus,
   kHistory,
   kShow,
   kWatch,
   kAbort,
+  kPause,
+  kResume,
+  kApprove,
   kBackupList,
   kAgents,
   kPrint,  // `text` and nothing else: version, completion
@@ -45,9 +48,9 @@ struct Command {
   // kStatus, kHistory, kBackupList. Empty: all.
   std::string environment;
   std::string service;
-  // kShow, kWatch, kAbort.
+  // kShow, kWatch, kAbort, kPause, kResume, kApprove.
   std::string operation_id;
-  // kAbort.
+  // kAbort, kPause, kApprove.
   std::string reason;
   // kHistory.
   uint32_t limit = 20;

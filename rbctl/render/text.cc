@@ -115,7 +115,7 @@ std::string NextCommands(const std::vector<std::string>& commands) {
 }
 
 std::string ScopeOf(const v1::OperationSpec& spec) {
-  std::string text = Text(spec.environment());
+  std::string text = spec.through().empty() ? Text(spec.environment()) : Text(absl::StrJoin(spec.through(), ","));
   if (!spec.service().empty()) {
     absl::StrAppend(&text, "/", Text(spec.service()));
   }
@@ -268,11 +268,14 @@ std::string RenderPlan(const v1::Plan& plan, const Style& style) {
 
 std::string RenderReport(const v1::Operation& operation, const Style& style) {
   std::string text;
+  const bool changes = operation.spec().kind() != v1::OPERATION_KIND_VERIFICATION;
   const bool backup = operation.spec().kind() == v1::OPERATION_KIND_BACKUP;
   if (!operation.hosts().empty()) {
     std::vector<Row> rows;
     if (backup) {
       rows.push_back({"HOST", "RELEASE"});
+    } else if (!changes) {
+      rows.push_back({"HOST", "RUNS", "VERDICT"});
     } else {
       rows.push_back(
           {"HOST", "METHOD", "FROM", "TO", "PREPARED", "DOWNTIME", "RECOVERY", "TARGET", "STATE", "VERDICT"});
@@ -280,6 +283,11 @@ std::string RenderReport(const v1::Operation& operation, const Style& style) {
     for (const v1::HostProgress& host : operation.hosts()) {
       if (backup) {
         rows.push_back({Text(host.host()), Dash(Text(host.to_release()))});
+        continue;
+      }
+      if (!changes) {
+        rows.push_back({Text(host.host()), Version(host.from_release(), host.from_commit(), host.from_version()),
+                        Coloured(style, Word(host.verdict()))});
         continue;
       }
       const v1::HostTimes& times = host.times();
@@ -307,7 +315,10 @@ std::string RenderReport(const v1::Operation& operation, const Style& style) {
   absl::StrAppend(&text, Paint(style, kBold, Text(operation.id())), ": ",
                   Coloured(style, outcome == "running" ? Word(operation.state()) : outcome),
                   operation.summary().empty() ? "" : ". ", Lines(operation.summary(), "  "), "\n");
-  if (operation.has_recovery() && !operation.already_there() && !backup) {
+  if (!operation.waits_for().empty()) {
+    absl::StrAppend(&text, "Now: ", Text(operation.waits_for()), "\n");
+  }
+  if (operation.has_recovery() && !operation.already_there() && !backup && changes) {
     absl::StrAppend(&text, "Recovery ", FormatSeconds(ToDuration(operation.recovery())));
     if (operation.has_target()) {
       absl::StrAppend(&text, ", target ", FormatSeconds(ToDuration(operation.target())),
@@ -416,6 +427,7 @@ std::vector<std::string> LiveLines(const v1::Operation& operation, absl::Time no
   std::vector<std::string> lines = {
       absl::StrCat(Paint(style, kBold, Text(operation.id())), "  ", Describe(operation.spec()), "  ",
                    Coloured(style, Word(operation.state())), "  ", FormatSeconds(elapsed))};
+  if (!operation.waits_for().empty()) lines.push_back(Text(operation.waits_for()));
   std::vector<Row> rows = {{"HOST", "WAVE", "STATE", "DOING", "FROM", "TO", "DOWNTIME", "RECOVERY", "VERDICT"}};
   for (const v1::HostProgress& host : operation.hosts()) {
     rows.push_back({Text(host.host()), absl::StrCat(host.wave()),

@@ -84,7 +84,7 @@ def marked(mark):
 
 class Fleet:
     def __init__(self, environments=None, fleet_extra="", retain=10, wave="100%", on_failure="revert",
-                 verify_deadline="10s", bin_dir=BIN, service_lines=""):
+                 verify_deadline="10s", bin_dir=BIN, service_lines="", gates=None):
         self.environments = environments or {"test": ["test-1", "test-2"], "prod": ["prod-1", "prod-2"]}
         self.hosts = [host for hosts in self.environments.values() for host in hosts]
         self.environment_of = {host: env for env, hosts in self.environments.items() for host in hosts}
@@ -95,6 +95,8 @@ class Fleet:
         self.fleet_extra, self.retain, self.wave, self.on_failure = fleet_extra, retain, wave, on_failure
         self.verify_deadline = verify_deadline
         self.service_lines = service_lines
+        # Environment -> its gate, as YAML.
+        self.gates = gates or {}
         self.identity = self.path("admin")
 
     def __enter__(self):
@@ -141,7 +143,8 @@ class Fleet:
         with open(self.path("fleet.yaml"), "w", encoding="utf-8") as f:
             f.write("environments:\n")
             for order, env in enumerate(self.environments, 1):
-                f.write(f"  {env}: {{order: {order}}}\n")
+                gate = f", gate: {self.gates[env]}" if env in self.gates else ""
+                f.write(f"  {env}: {{order: {order}{gate}}}\n")
             hosts = ", ".join(f"{env}: [{', '.join(names)}]" for env, names in self.environments.items())
             f.write(f"services:\n  {SERVICE}:\n    hosts: {{{hosts}}}\n"
                     f"    targets: {{backup: 3m, redeploy: 10m, git: 2m}}\n"
@@ -198,6 +201,13 @@ class Fleet:
 
     def commit_of(self, tag):
         return self.git("rev-parse", f"{tag}^{{commit}}")
+
+    def operator(self, name, role="operator"):
+        """The identity folder of a new operator."""
+        folder = self.path(f"operator-{name}")
+        self.program("rb-controller", "operator", "add", name, "--role", role, "--out", folder, "--dir",
+                     self.path("controller"))
+        return folder
 
     # --- Processes ---
 

@@ -410,6 +410,7 @@ bool SimController::Ask(const std::string& id, const controller::OperatorRequest
 
 void SimController::OnAgentConnected(int host) {
   world_.Log("controller: ", World::HostName(host), " is connected");
+  ++connections_[host];
   for (const auto& [id, running] : running_) {
     for (const controller::Effect& effect : controller::OutstandingEffects(running.operation, World::HostName(host))) {
       if (const auto* step = std::get_if<controller::StartStep>(&effect)) SendStep(running.operation, *step);
@@ -454,7 +455,10 @@ void SimController::OnResult(int host, const agent::TaskResult& result) {
     controller::Event event = NewEvent(found->second);
     event.body = controller::StepEnded{name, ResultFor(result)};
     if (!Take(id, std::move(event))) {
-      if (process == process_ && up_) After(kStoreRetry, [this, host, result] { OnResult(host, result); });
+      if (process != process_ || !up_) return;
+      After(kStoreRetry, [this, host, result, connection = connections_[host]] {
+        if (connections_[host] == connection) OnResult(host, result);
+      });
       return;
     }
   }

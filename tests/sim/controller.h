@@ -108,6 +108,7 @@ class SimController {
   bool up_ = false;
   uint64_t process_ = 0;
   std::map<std::string, Running> running_;
+  std::map<int, uint64_t> connections_;
   std::map<std::string, Inspecting> inspecting_;
 };
 
