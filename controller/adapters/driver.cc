@@ -21,6 +21,7 @@ constexpr absl::Duration kStoreRetry = absl::Seconds(2);
 constexpr size_t kMostWatchers = 1000;
 constexpr size_t kMostRunning = 200;
 constexpr size_t kHistoryForGates = 100;
+constexpr size_t kHistoryForIntents = 500;
 constexpr size_t kLongestKey = 64;
 constexpr size_t kMostQueued = 100;
 // Whoever has given up is noticed by then.
@@ -76,6 +77,17 @@ absl::Status Driver::Resume() {
     CarryOut(raw, OutstandingEffects(raw->operation, ""));
   }
   metrics_.SetRunning(running_.size());
+  return LearnIntents();
+}
+
+absl::Status Driver::LearnIntents() {
+  RB_ASSIGN_OR_RETURN(std::vector<StoredOperation> newest, store_.List("", "", "", kHistoryForIntents));
+  std::reverse(newest.begin(), newest.end());
+  for (const StoredOperation& stored : newest) {
+    v1::Operation operation;
+    if (!stored.ended || !operation.ParseFromString(stored.snapshot)) continue;
+    if (const std::optional<OperationEnd> end = EndOf(operation)) LearnEnd(*end, &intents_);
+  }
   return absl::OkStatus();
 }
 
@@ -264,9 +276,12 @@ absl::StatusOr<PlanningHistory> Driver::HistoryFor(const Scope& scope) {
   return history;
 }
 
-void Driver::MakePlanFor(const OperationSpec& spec, bool only_plan, std::function<void(rb::controller::Plan)> done) {
+void Driver::MakePlanFor(const OperationSpec& asked, bool only_plan, std::function<void(rb::controller::Plan)> done) {
+  OperationSpec spec = asked;
   Inspecting inspecting;
-  inspecting.scope = ResolveScope(spec, fleet_);
+  inspecting.scope.spec = spec;
+  if (spec.kind == OperationKind::kRepair) inspecting.scope.refusal = ResolveRepair(intents_, clock_.Now(), &spec);
+  if (!inspecting.scope.refusal.refused()) inspecting.scope = ResolveScope(spec, fleet_);
   // Looking needs no reason.
   if (only_plan && inspecting.scope.refusal.code == Refusal::Code::kReasonRequired)
     inspecting.scope.refusal = Refusal();
@@ -688,6 +703,13 @@ v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::
         added->set_environment(environment.name);
         added->set_service(name);
         added->set_host(host);
+        if (const auto intent = intents_.find({name, host}); intent != intents_.end()) {
+          v1::MissedOperation* missed = added->mutable_missed();
+          missed->set_operation_id(intent->second.operation_id);
+          missed->set_commit(intent->second.commit);
+          missed->set_version(intent->second.version);
+          *missed->mutable_expires_at() = ToProto(intent->second.expires_at);
+        }
         if (holder.ok() && !holder->empty()) {
           added->set_operation_id(*holder);
           const auto running = running_.find(*holder);
@@ -776,6 +798,7 @@ void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report)
     over.mutable_operation_over()->set_operation_id(report.open_operation_id());
     sender_.Send(agent, std::move(over));
   }
+  LearnReport(report.service(), agent, report.current_commit(), report.drifted(), &intents_);
   absl::Time proved = absl::InfinitePast();
   for (const v1::Release& release : report.releases()) {
     if (release.has_last_proved_at()) proved = std::max(proved, FromProto(release.last_proved_at()));
@@ -833,12 +856,13 @@ void Driver::Ended(const Running& running) {
   const Operation& operation = running.operation;
   LogInfo("controller", operation.id, " ", std::string(NameOf(operation.state)), ": ", operation.summary);
   loop_.PostResult([this] { ServeQueue(); });
-  static constexpr absl::string_view kKinds[] = {"rollback", "deploy", "backup", "undo", "verification"};
+  static constexpr absl::string_view kKinds[] = {"rollback", "deploy", "backup", "undo", "verification", "repair"};
   const std::string kind(kKinds[static_cast<int>(operation.plan.spec.kind)]);
   std::string outcome(NameOf(operation.state));
   std::replace(outcome.begin(), outcome.end(), ' ', '_');
   metrics_.OnEnded(operation.plan.spec.environment, operation.plan.spec.service, kind, outcome);
   if (!ChangesHosts(operation.plan.spec.kind)) return;
+  if (const std::optional<OperationEnd> end = EndOf(ToWire(operation))) LearnEnd(*end, &intents_);
   if (operation.plan.spec.emergency && operation.state == OperationState::kSucceeded) VerifyAfterwards(operation);
   for (const HostProgress& host : operation.hosts) {
     if (host.times.recovery == absl::ZeroDuration()) continue;

@@ -19,6 +19,7 @@
 #include "controller/adapters/metrics.h"
 #include "controller/adapters/store.h"
 #include "controller/core/fleet.h"
+#include "controller/core/intent.h"
 #include "controller/core/operation.h"
 #include "controller/core/plan.h"
 #include "rb/v1/agent_link.pb.h"
@@ -115,7 +116,7 @@ class Driver {
     Watcher watcher;
   };
 
-  void MakePlanFor(const OperationSpec& spec, bool only_plan, std::function<void(rb::controller::Plan)> done);
+  void MakePlanFor(const OperationSpec& asked, bool only_plan, std::function<void(rb::controller::Plan)> done);
   void FinishInspecting(const std::string& key);
   absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
   // Decides, appends, then carries out. An error means that nothing was done: the event is not in the journal.
@@ -134,6 +135,7 @@ class Driver {
   Started Begin(rb::controller::Plan plan, const std::string& by, const std::string& idempotency_key);
   Verdict LastVerdict(const std::string& host, const std::string& service) const;
   Event NewEvent(const Running& running) const;
+  absl::Status LearnIntents();
   absl::StatusOr<std::unique_ptr<Running>> Load(const std::string& id);
   void Ended(const Running& running);
   void TryToStart(Queued request);
@@ -155,6 +157,7 @@ class Driver {
   std::map<std::string, AgentInfo> agents_;
   // In the order in which they came.
   std::list<Queued> queue_;
+  Intents intents_;
   bool queue_timer_ = false;
   std::map<uint64_t, WatcherEntry> watchers_;
   uint64_t next_watcher_ = 1;

@@ -229,6 +229,7 @@ Plan PlanFromWire(const v1::Plan& wire) {
   plan.target = FromProto(wire.target());
   plan.notes.assign(wire.notes().begin(), wire.notes().end());
   plan.approval_before_wave = wire.approval_before_wave();
+  for (const v1::MissedHost& missed : wire.missed_hosts()) plan.missed[missed.host()] = missed.environment();
   return plan;
 }
 
@@ -236,7 +237,7 @@ Plan PlanFromWire(const v1::Plan& wire) {
 
 absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   OperationSpec spec;
-  if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_VERIFICATION) {
+  if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_REPAIR) {
     return absl::InvalidArgumentError("this controller does not know that kind of operation. Nothing was changed");
   }
   spec.kind = static_cast<OperationKind>(wire.kind() - 1);
@@ -277,6 +278,7 @@ absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   spec.through.assign(wire.through().begin(), wire.through().end());
   spec.override_gates.assign(wire.override_gates().begin(), wire.override_gates().end());
   spec.wait_for_lock = FromProto(wire.wait_for_lock());
+  spec.skip_offline = wire.skip_offline();
   if (spec.wait_for_lock < absl::ZeroDuration() || spec.wait_for_lock > absl::Hours(24)) {
     return absl::InvalidArgumentError("waiting for a lock takes at most 24h. Nothing was changed");
   }
@@ -305,6 +307,7 @@ v1::OperationSpec ToWire(const OperationSpec& spec) {
   wire.set_even_if_already_there(spec.even_if_already_there);
   wire.mutable_through()->Add(spec.through.begin(), spec.through.end());
   wire.mutable_override_gates()->Add(spec.override_gates.begin(), spec.override_gates.end());
+  wire.set_skip_offline(spec.skip_offline);
   if (spec.wait_for_lock > absl::ZeroDuration()) *wire.mutable_wait_for_lock() = ToProto(spec.wait_for_lock);
   return wire;
 }
@@ -350,6 +353,11 @@ v1::Plan ToWire(const Plan& plan) {
   *wire.mutable_target() = ToProto(plan.target);
   wire.mutable_notes()->Add(plan.notes.begin(), plan.notes.end());
   wire.set_approval_before_wave(plan.approval_before_wave);
+  for (const auto& [host, environment] : plan.missed) {
+    v1::MissedHost* missed = wire.add_missed_hosts();
+    missed->set_host(host);
+    missed->set_environment(environment);
+  }
   if (plan.refusal.refused()) *wire.mutable_refusal() = ToWire(plan.refusal);
   return wire;
 }
@@ -431,6 +439,7 @@ v1::Operation ToWire(const Operation& operation) {
     added->set_verdict(VerdictToWire(host.verdict));
     for (const ProbeResult& probe : host.probes) *added->add_probes() = ProbeToWire(probe);
     added->set_error(host.error);
+    added->set_state_unknown(host.state_unknown);
     added->set_replaced_release(host.replaced_release);
     added->set_already_there(host.plan.already_there);
   }
@@ -444,6 +453,35 @@ v1::Operation ToWire(const Operation& operation) {
   wire.set_approved_by(operation.approved_by);
   if (operation.state == OperationState::kWaiting) wire.set_waits_for(WaitsFor(operation));
   return wire;
+}
+
+std::optional<OperationEnd> EndOf(const v1::Operation& operation) {
+  const absl::StatusOr<OperationSpec> spec = FromWire(operation.spec());
+  const bool moved = operation.state() == v1::OPERATION_STATE_SUCCEEDED ||
+                     operation.state() == v1::OPERATION_STATE_REVERTED ||
+                     operation.state() == v1::OPERATION_STATE_NEEDS_ATTENTION;
+  if (!spec.ok() || !ChangesHosts(spec->kind) || !moved) return std::nullopt;
+  OperationEnd end;
+  end.id = operation.id();
+  end.service = spec->service;
+  end.at = FromProto(operation.ended_at());
+  using Ended = OperationEnd::Host::Ended;
+  for (const v1::HostProgress& host : operation.hosts()) {
+    const bool is_new = host.state() == v1::HOST_STATE_KEPT || host.already_there();
+    if (is_new || end.to_commit.empty()) {
+      end.to_commit = host.to_commit();
+      end.to_version = host.to_version();
+    }
+    end.hosts.push_back({host.host(), host.environment(),
+                         host.state_unknown() ? Ended::kUnknown
+                         : is_new             ? Ended::kOnTarget
+                                              : Ended::kOnOld,
+                         host.from_commit()});
+  }
+  for (const v1::MissedHost& missed : operation.plan().missed_hosts()) {
+    end.hosts.push_back({missed.host(), missed.environment(), Ended::kMissed, ""});
+  }
+  return end;
 }
 
 v1::Task TaskFor(const Operation& operation, const StartStep& step) {

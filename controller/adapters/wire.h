@@ -2,10 +2,12 @@
 #ifndef RB_CONTROLLER_ADAPTERS_WIRE_H_
 #define RB_CONTROLLER_ADAPTERS_WIRE_H_
 
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "controller/core/intent.h"
 #include "controller/core/operation.h"
 #include "controller/core/plan.h"
 #include "rb/v1/agent_link.pb.h"
@@ -22,6 +24,8 @@ StepResult FromWire(const v1::TaskResult& wire);
 Inspection InspectionFromWire(const v1::TaskResult& wire);
 v1::Operation ToWire(const Operation& operation);
 v1::OperationState ToWire(OperationState state);
+// Absent for one that runs, or moved no host.
+std::optional<OperationEnd> EndOf(const v1::Operation& operation);
 
 v1::Task TaskFor(const Operation& operation, const StartStep& step);
 v1::Task InspectTask(const OperationSpec& spec, const std::string& step_id, const std::string& undo_release);

@@ -685,18 +685,28 @@ class Machine {
       NeedAttention("");
       return;
     }
-    const HostProgress* first = nullptr;
+    std::string target;
     for (const HostProgress& host : op().hosts) {
       if (!Changes(host)) continue;
-      if (first == nullptr) first = &host;
+      if (target.empty()) target = TargetText(host.plan);
       op().recovery = std::max(op().recovery, host.times.recovery);
     }
     op().target_met = op().recovery <= op().plan.target;
+    for (const auto& [host, environment] : op().plan.missed) {
+      op().next_commands.push_back(absl::StrCat("when ", host, " is back: rbctl repair ", host));
+    }
     End(OperationState::kSucceeded,
-        absl::StrCat(op().plan.spec.environment, " is healthy on ", TargetText(first->plan), "; recovery ",
-                     FormatSeconds(op().recovery), op().target_met ? ", within " : ", OVER ", "the target of ",
-                     FormatSeconds(op().plan.target),
+        absl::StrCat(op().plan.spec.environment, " is healthy on ", target, "; recovery ", FormatSeconds(op().recovery),
+                     op().target_met ? ", within " : ", OVER ", "the target of ", FormatSeconds(op().plan.target),
+                     MissedBy(),
                      op().plan.spec.emergency ? "; EMERGENCY: without gates, soak and the probes that need time" : ""));
+  }
+
+  std::string MissedBy() {
+    if (op().plan.missed.empty()) return "";
+    std::vector<std::string> hosts;
+    for (const auto& [host, environment] : op().plan.missed) hosts.push_back(host);
+    return absl::StrCat("; MISSED by ", NamesOf(hosts), ", offline");
   }
 
   // Names every host that is not where it should be, with its state and what to type.
@@ -710,6 +720,7 @@ class Machine {
         parts.push_back(absl::StrCat(name, ": state not known, it did not answer"));
         op().next_commands.push_back(absl::StrCat("rbctl status ", op().plan.spec.environment));
         op().next_commands.push_back(absl::StrCat("on ", name, ": rb-agent local status"));
+        op().next_commands.push_back(absl::StrCat("when ", name, " is back: rbctl repair ", name));
       } else if (host.state == HostState::kKept || host.state == HostState::kCommitted) {
         if (host.failed && host.step_kind == StepKind::kRevert) {
           parts.push_back(absl::StrCat(name, ": NOT back on the old state (", host.error, ")"));

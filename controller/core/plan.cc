@@ -101,13 +101,20 @@ class Planner {
         failing.push_back(absl::StrCat(host, ": ", inspection.error));
       }
     }
+    if (spec().skip_offline && offline.size() < scope_.hosts.size()) {
+      for (const std::string& host : offline) {
+        plan_.missed[host] = scope_.environment_of_host.at(host);
+        plan_.notes.push_back(absl::StrCat(host, ": offline, and left out; when it is back: rbctl repair ", host));
+      }
+      offline.clear();
+    }
     if (!offline.empty()) {
       Refuse(Refusal::Code::kHostOffline,
              absl::StrCat(absl::StrJoin(offline, ", "), offline.size() == 1 ? " is offline" : " are offline",
                           "; an operation moves all of its hosts or none"),
              offline.size() < scope_.hosts.size()
-                 ? absl::StrCat("bring the agent back, or name the others with --host; on the host: systemctl status "
-                                "rb-agent")
+                 ? absl::StrCat("bring the agent back (on the host: systemctl status rb-agent), or the same command "
+                                "with --skip-offline")
                  : "rbctl agents");
       plan_.refusal.hosts = offline;
     } else if (!failing.empty()) {
@@ -117,6 +124,7 @@ class Planner {
 
   void ChooseSources() {
     for (const std::string& host : scope_.hosts) {
+      if (plan_.missed.contains(host)) continue;
       const Inspection& inspection = InspectionOf(host);
       HostPlan plan;
       plan.host = host;
@@ -204,6 +212,7 @@ class Planner {
 
   std::string Because(const Candidate& best) const {
     if (spec().kind == OperationKind::kDeploy) return "a deploy comes from git";
+    if (spec().kind == OperationKind::kRepair) return "it is what the others run";
     if (spec().kind == OperationKind::kUndo) return "it is what the operation replaced";
     if (spec().method != Method::kAuto) return "it was asked for";
     if (best.method == Method::kGit) return "no proved backup of it is on the host, and the git mirror has it";

@@ -15,7 +15,7 @@
 
 namespace rb::controller {
 
-enum class OperationKind { kRollback, kDeploy, kBackup, kUndo, kVerification };
+enum class OperationKind { kRollback, kDeploy, kBackup, kUndo, kVerification, kRepair };
 enum class Method { kAuto, kBackup, kGit };
 enum class Component { kCode, kConfig, kData };
 enum class Cause { kBackup, kDeploy, kReplaced, kExternal };
@@ -52,6 +52,7 @@ struct OperationSpec {
   std::vector<std::string> through;
   std::vector<std::string> override_gates;
   absl::Duration wait_for_lock;
+  bool skip_offline = false;
 };
 
 // The environments that an operation changes, in order; each has a lock of its own.
@@ -196,6 +197,8 @@ struct Plan {
   absl::Duration verify_soak;
   // The wave before which a second operator has to approve; 0: none.
   uint32_t approval_before_wave = 0;
+  // Were offline, and are left out: host → environment.
+  std::map<std::string, std::string> missed;
 };
 
 // What planning has to know of the past.

@@ -155,6 +155,10 @@ Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
     scope.refusal = Refuse(Refusal::Code::kBadRequest, "a deploy comes from git; to go to a release, roll back to it");
     return scope;
   }
+  if (spec.skip_offline && spec.kind == OperationKind::kRepair) {
+    scope.refusal = Refuse(Refusal::Code::kBadRequest, "a repair is of one host, which has to be there");
+    return scope;
+  }
   if (spec.kind == OperationKind::kUndo && spec.undo_operation_id.empty()) {
     scope.refusal = Refuse(Refusal::Code::kBadRequest, "say which operation to undo", "rbctl history");
     return scope;

@@ -160,7 +160,7 @@ struct Flags {
   std::string through, wait_for_lock;
   std::vector<std::string> hosts, override_gates;
   bool with_data = false, plan = false, emergency = false, force = false, no_revert = false, no_wait = false,
-       even = false, pin = false, deploy = false;
+       even = false, pin = false, deploy = false, skip_offline = false;
 };
 
 void AddScope(CLI::App* sub, Flags* flags) {
@@ -180,6 +180,8 @@ void AddChange(CLI::App* sub, Flags* flags, Command* command) {
                   "Go past this gate: passed_in, window or approval; may be repeated; needs a reason")
       ->type_name("GATE")
       ->allow_extra_args(false);
+  sub->add_flag("--skip-offline", flags->skip_offline,
+                "Go on without hosts that are offline; they are listed until rbctl repair");
   sub->add_option("--wait", flags->wait_for_lock, "While another operation is at work: stand in line for so long")
       ->type_name("DURATION");
   sub->add_flag("--force", flags->force, "Use a bad, unproved or refused target; needs a reason");
@@ -225,6 +227,7 @@ std::string FillSpec(const Flags& flags, v1::OperationKind kind, absl::Time now,
   spec->set_hold_on_failure(flags.no_revert);
   spec->set_even_if_already_there(flags.even);
   spec->set_pin(flags.pin);
+  spec->set_skip_offline(flags.skip_offline);
   spec->set_undo_operation_id(flags.operation);
   for (const std::string& gate : flags.override_gates) spec->add_override_gates(gate);
   if (!flags.through.empty()) {
@@ -353,6 +356,15 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
   AddChange(undo, &flags, &command);
   undo->footer("Example:\n  rbctl undo op-20261123T031407Z-4f2a9c --reason \"it was not that\"");
 
+  CLI::App* repair = app.add_subcommand("repair", "Bring a host that missed an operation to where the others are");
+  repair
+      ->add_option_function<std::string>(
+          "HOST", [&flags](const std::string& host) { flags.hosts = {host}; }, "Host; rbctl status names them")
+      ->required();
+  repair->add_option("SERVICE", flags.positional_service, "Service; not needed when it missed only one");
+  AddChange(repair, &flags, &command);
+  repair->footer("Example:\n  rbctl repair prod-2 --reason \"back from its disk's replacement\"");
+
   CLI::App* plan = app.add_subcommand("plan", "Say what a rollback would do; changes nothing");
   AddScope(plan, &flags);
   AddTarget(plan, &flags, false);
@@ -480,6 +492,9 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
   } else if (undo->parsed()) {
     command.verb = Verb::kStart;
     problem = FillSpec(flags, v1::OPERATION_KIND_UNDO, now, &command.spec);
+  } else if (repair->parsed()) {
+    command.verb = Verb::kStart;
+    problem = FillSpec(flags, v1::OPERATION_KIND_REPAIR, now, &command.spec);
   } else if (create->parsed()) {
     command.verb = Verb::kStart;
     problem = FillSpec(flags, v1::OPERATION_KIND_BACKUP, now, &command.spec);

@@ -26,7 +26,7 @@ enum ExitCode {
 };
 
 enum class Verb {
-  kStart,  // rollback, deploy, undo, backup create, verify
+  kStart,  // rollback, deploy, undo, repair, backup create, verify
   kPlan,
   kStatus,
   kHistory,

@@ -192,6 +192,12 @@ std::string JsonStatus(const v1::GetStatusResponse& response) {
                      {"connected", host.connected()},
                      {"runs", Where(report.current_release(), report.current_commit(), report.current_version())},
                      {"drifted", report.drifted()},
+                     {"missed", host.has_missed() ? Json{{"operation", host.missed().operation_id()},
+                                                         {"commit", host.missed().commit()},
+                                                         {"version", host.missed().version()},
+                                                         {"expires_at", Time(host.missed().has_expires_at(),
+                                                                             host.missed().expires_at())}}
+                                                  : Json(nullptr)},
                      {"verdict", Word(report.verdict())},
                      {"probes", ProbeList(report.probes())},
                      {"tree", report.tree()},

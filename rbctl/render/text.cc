@@ -158,6 +158,7 @@ void FailedProbes(const v1::HostProgress& host, std::string* text) {
 
 std::string Describe(const v1::OperationSpec& spec) {
   std::string text = absl::StrCat(Word(spec.kind()), " of ", ScopeOf(spec));
+  if (spec.kind() == v1::OPERATION_KIND_REPAIR) absl::StrAppend(&text, " on ", Text(absl::StrJoin(spec.hosts(), ",")));
   if (spec.kind() == v1::OPERATION_KIND_ROLLBACK || spec.kind() == v1::OPERATION_KIND_DEPLOY) {
     absl::StrAppend(&text, " to ", TargetText(spec.target()));
   } else if (spec.kind() == v1::OPERATION_KIND_UNDO) {
@@ -184,6 +185,12 @@ std::string RenderStatus(const v1::GetStatusResponse& response, const Style& sty
                     host.operation_id().empty()
                         ? "-"
                         : absl::StrCat(Text(host.operation_id()), " ", Word(host.operation_state()))});
+    if (host.has_missed()) {
+      const v1::MissedOperation& missed = host.missed();
+      absl::StrAppend(&notes, "  ", Text(host.host()), ": DRIFTED: missed ", Text(missed.operation_id()),
+                      ", which meant it to run ", Version("", missed.commit(), missed.version()), ". Until ",
+                      Time(missed.has_expires_at(), missed.expires_at()), ": rbctl repair ", Text(host.host()), "\n");
+    }
     for (const v1::ProbeResult& probe : report.probes()) {
       if (!probe.passed()) {
         absl::StrAppend(&notes, "  ", Text(host.host()), ": probe ", Text(probe.name()), ": saw ",

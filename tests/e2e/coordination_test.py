@@ -161,6 +161,34 @@ class Coordination(unittest.TestCase):
         self.assertEqual(before, {host: (fleet.attributes(host), fleet.service_pid(host)) for host in fleet.hosts})
 
 
+class Missed(unittest.TestCase):
+    def test_a_host_that_was_offline_is_drifted_until_it_is_repaired(self):
+        with Fleet({"prod": ["prod-1", "prod-2"]}) as fleet:
+            fleet.deploy("prod", "v1.0.0")
+            fleet.deploy("prod", "v1.1.0")
+            fleet.kill("prod-2")
+            wait_for(lambda: not next(a for a in fleet.agents() if a["name"] == "prod-2").get("connected"),
+                     "prod-2 to be seen as offline")
+            run = fleet.rbctl("rollback", "prod", "--to", "v1.0.0", "--reason", "x", code=REFUSED)
+            self.assertIn("--skip-offline", run.err)
+            run = fleet.rbctl("rollback", "prod", "--to", "v1.0.0", "--reason", "x", "--skip-offline")
+            self.assertIn("MISSED by prod-2", run.out)
+            self.assertIn("rbctl repair prod-2", run.out)
+            self.assertEqual((fleet.health("prod-1")["version"], fleet.health("prod-2")["version"]), ("v1.0.0", "v1.1.0"))
+            # Whoever comes later learns of it, too.
+            fleet.kill("controller")
+            fleet.start_controller()
+            fleet.start_agent("prod-2")
+            fleet.wait_connected()
+            status = fleet.rbctl("status", "prod").out
+            self.assertIn("prod-2: DRIFTED: missed", status)
+            self.assertEqual(fleet.health("prod-2")["version"], "v1.1.0", "never on its own")
+            self.assertIn("has missed nothing", fleet.rbctl("repair", "prod-1", "--reason", "x", code=REFUSED).err)
+            fleet.rbctl("repair", "prod-2", "--reason", "back")
+            self.assertEqual(fleet.health("prod-2")["version"], "v1.0.0")
+            self.assertNotIn("DRIFTED", fleet.rbctl("status", "prod").out)
+
+
 class Windows(unittest.TestCase):
     def test_a_shut_window_is_refused_and_overridden_with_a_reason(self):
         with contextlib.ExitStack() as stack:
