@@ -137,6 +137,7 @@ void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
       if (step->kind == StepKind::kVerify) RB_FAILPOINT("controller.driver.after-send-verify");
       if (step->kind == StepKind::kPrepare) RB_FAILPOINT("controller.driver.after-send-prepare");
       if (step->kind == StepKind::kKeep) RB_FAILPOINT("controller.driver.after-send-keep");
+      if (step->kind == StepKind::kRevert) RB_FAILPOINT("controller.driver.after-send-revert");
       ArmDeadline(id, *step);
     } else if (const auto* cancel = std::get_if<CancelStep>(&effect)) {
       v1::ConnectResponse message;

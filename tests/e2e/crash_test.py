@@ -5,10 +5,11 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from fleet import ROOT, Fleet, start_time, wait_for  # noqa: E402
+from fleet import ROOT, SERVICE, Fleet, start_time, wait_for  # noqa: E402
 
 FINAL = {"succeeded", "aborted", "reverted", "needs_attention"}
 HOSTS = ["prod-1", "prod-2"]
@@ -28,19 +29,64 @@ def failpoints(folder):
 class Crash(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.fleet = cls.enterClassContext(Fleet({"prod": HOSTS}, verify_deadline="15s"))
+        cls.databases = cls.enterClassContext(tempfile.TemporaryDirectory(prefix="rb-databases-"))
+        hooks = f"""    database_hooks:
+      - name: main
+        dump: [/bin/cat, "{cls.databases}/@HOST@"]
+        restore: [/bin/dd, "of={cls.databases}/@HOST@", status=none]
+"""
+        for host in HOSTS:
+            cls.write_database(host, "one")
+        cls.fleet = cls.enterClassContext(Fleet({"prod": HOSTS}, verify_deadline="15s", service_lines=hooks))
         cls.fleet.deploy("prod", "v1.0.0")
         cls.fleet.deploy("prod", "v1.1.0")
         cls.now, cls.other = "v1.1.0", "v1.0.0"
 
+    @classmethod
+    def write_database(cls, host, text):
+        with open(os.path.join(cls.databases, host), "w", encoding="utf-8") as f:
+            f.write(text)
+
+    def database(self, host):
+        with open(os.path.join(self.databases, host), encoding="utf-8") as f:
+            return f.read()
+
     def begin(self, failpoint=""):
-        """Begins a rollback to the other version; for what happens while something is taken back, a deploy that fails."""
+        """Begins what comes by that failpoint; most often a rollback to the other version."""
+        fleet = self.fleet
+        fleet.wait_connected()
+        self.target = self.other
+        if ".revert" in failpoint or ".undo." in failpoint or "send-revert" in failpoint:
+            fleet.push("v1.2.0")  # cannot start
+            return fleet.start_rbctl("deploy", "prod", "--to", "v1.2.0", "--reason", "crash test", "--force")
+        if ".backup." in failpoint:
+            self.target = self.now
+            return fleet.start_rbctl("backup", "create", "prod", "--reason", "crash test")
+        if ".restore." in failpoint:
+            self.target = self.now
+            return fleet.start_rbctl("rollback", "prod", "--host", "prod-1", "--to", self.with_data, "--with-data", "--yes",
+                                     "--even-if-there", "--reason", "crash test", "--force")
+        return fleet.start_rbctl("rollback", "prod", "--to", self.other, "--reason", "crash test", "--force")
+
+    def prepare_for(self, failpoint):
+        """What has to be there before; with no failpoint armed."""
+        if ".restore." not in failpoint:
+            return
+        self.write_database("prod-1", "one")
         self.fleet.wait_connected()
-        if ".revert." in failpoint or ".undo." in failpoint:
-            self.fleet.push("v1.2.0")
-            return self.fleet.start_rbctl("deploy", "prod", "--to", "v1.2.0", "--reason", "crash test", "--force")
-        return self.fleet.start_rbctl("rollback", "prod", "--to", self.other, "--reason", "crash test",
-                                      "--force")
+        backup = self.fleet.rbctl_json("backup", "create", "prod", "--host", "prod-1", "--reason", "with its database")
+        self.with_data = backup["hosts"][0]["to"]["release"]
+        self.write_database("prod-1", "two")
+
+    def prune(self, failpoint):
+        """Old releases are thinned out by whoever types it, beside the agent."""
+        fleet = self.fleet
+        command = ("rb-agent", "local", "prune", SERVICE, "--keep", "1", "--config",
+                   fleet.path("hosts", "prod-1", "agent.yaml"), "--state", fleet.path("hosts", "prod-1", "state"))
+        fleet.program(*command, env={"RB_FAILPOINT": failpoint}, code=-signal.SIGKILL)
+        fleet.program(*command)
+        fleet.program("rb-agent", "local", "verify", *command[3:4], *command[6:])
+        self.assertTrue(fleet.is_healthy("prod-1", self.now))
 
     def last_operation(self):
         return self.fleet.rbctl_json("history", "prod")["operations"][0]
@@ -55,7 +101,7 @@ class Crash(unittest.TestCase):
             return operation if operation["id"] != before and operation["state"] in FINAL else None
         operation = wait_for(ended, "the operation to end", 90)
         self.assertIn(operation["state"], wanted or {"succeeded", "aborted", "reverted"}, operation)
-        expected = self.other if operation["state"] == "succeeded" else self.now
+        expected = self.target if operation["state"] == "succeeded" else self.now
         for host in HOSTS:
             self.assertEqual(fleet.contents(host), fleet.contents_of(expected), f"{host} {operation}")
             wait_for(lambda host=host: fleet.is_healthy(host, expected), f"{host} to run {expected}", 20)
@@ -70,18 +116,19 @@ class Crash(unittest.TestCase):
         fired = []
         for name in names:
             with self.subTest(failpoint=name):
+                if ".prune." in name:
+                    self.prune(name)
+                    fired.append(name)
+                    continue
+                self.prepare_for(name)
                 before = self.last_operation()["id"]
                 fleet.kill(key)
                 start(name)
                 fleet.wait_connected()
                 rbctl = self.begin(name)
-                # Either the process dies there, or the operation ends without ever coming by.
-                wait_for(lambda: fleet.ended(key) or rbctl.poll() is not None, f"{name} to fire, or the end", 60)
-                if fleet.ended(key):
-                    fired.append(name)
-                    self.assertEqual(fleet.processes[key].returncode, -signal.SIGKILL, name)
-                else:
-                    fleet.kill(key)
+                wait_for(lambda: fleet.ended(key), f"{name} to fire", 60)
+                fired.append(name)
+                self.assertEqual(fleet.processes[key].returncode, -signal.SIGKILL, name)
                 start(None)
                 rbctl.wait(timeout=90)
                 operations = fleet.rbctl_json("history", "prod")["operations"]
@@ -90,9 +137,12 @@ class Crash(unittest.TestCase):
                     for host in HOSTS:
                         self.assertEqual(fleet.contents(host), fleet.contents_of(self.now), f"{host}: {rbctl.args}")
                     continue
-                self.settle(before)
+                operation = self.settle(before)
+                if ".restore." in name:
+                    wanted = "one" if operation["state"] == "succeeded" else "two"
+                    self.assertEqual(self.database("prod-1"), wanted, operation)
         print(f"{folder}: {len(fired)} of {len(names)} failpoints fired: {' '.join(fired)}")
-        self.assertGreaterEqual(len(fired), min(3, len(names)))
+        self.assertEqual(fired, names)
 
     def test_the_controller_at_each_failpoint(self):
         self.each_failpoint("controller", "controller", lambda name: self.fleet.start_controller(name))

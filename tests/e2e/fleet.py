@@ -175,7 +175,7 @@ class Fleet:
       - log: {{expect: "Connected to chat", forbid: "ERROR|CRITICAL", within: 10s}}
       - version: {{url: "http://127.0.0.1:{port}/api/health", json: version}}
       - sqlite: {{path: data/bot.db}}
-{self.service_lines}""")
+{self.service_lines.replace("@HOST@", host)}""")
 
     def join(self, host):
         token = self.token(host)

@@ -227,6 +227,7 @@ void StepRunner::FillCandidates(const InspectStep& step, TaskResult* result) {
 
 void StepRunner::Backup(const Task& task, const BackupStep& step, Context* context) {
   context->progress(Stage::kCapturing, "");
+  RB_FAILPOINT("agent.backup.begin");
   const absl::Duration begin = ports_.clock->Monotonic();
   CaptureRequest request;
   request.cause = Cause::kBackup;
@@ -262,6 +263,7 @@ void StepRunner::Backup(const Task& task, const BackupStep& step, Context* conte
       }
     }
   }
+  RB_FAILPOINT("agent.backup.end");
   context->result->release = *release;
   context->result->times.prepare = ports_.clock->Monotonic() - begin;
 }
@@ -372,6 +374,14 @@ absl::Status StepRunner::StopService(Context* context) {
 }
 
 absl::Status StepRunner::StartService(Context* context) {
+  // Nothing is started on a mixed tree, whichever operation has left it.
+  absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
+  if (open.ok() && open->is_torn) {
+    RB_RETURN_IF_ERROR(ports_.engine->Recover().status());
+    open = ports_.engine->GetOpenTransaction();
+    if (open.ok() && open->is_torn) return absl::InternalError("the tree is half swapped");
+  }
+  RB_RETURN_IF_ERROR(open.status());
   context->progress(Stage::kStarting, "");
   for (const std::unique_ptr<Probe>& probe : ports_.probes) probe->BeforeStart();
   const absl::Duration begin = ports_.clock->Monotonic();
@@ -438,6 +448,7 @@ void StepRunner::Commit(const Task& task, Context* context) {
 void StepRunner::Verify(const VerifyPolicy& policy, Context* context) {
   TaskResult* result = context->result;
   context->progress(Stage::kProbing, "");
+  RB_FAILPOINT("agent.verify.begin");
   const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
   if (open.ok() && open->phase == TransactionPhase::kCommitted) {
     probe_context_.expected_commit = open->target_commit;
@@ -471,7 +482,10 @@ void StepRunner::Verify(const VerifyPolicy& policy, Context* context) {
         told = std::move(failure);
       }
     }
-    if (result->verdict != Verdict::kUnknown) return;
+    if (result->verdict != Verdict::kUnknown) {
+      RB_FAILPOINT("agent.verify.end");
+      return;
+    }
     ports_.clock->Sleep(verifier.NextWait());
   }
 }
