@@ -122,7 +122,7 @@ bool SimController::Append(Running* running, const controller::Event& event) {
   return true;
 }
 
-bool SimController::Take(const std::string& id, controller::Event event) {
+bool SimController::Take(const std::string& id, const controller::Event& event) {
   Running& running = running_.at(id);
   const uint64_t process = process_;
   if (DiesHere("before it writes down")) return false;
@@ -182,7 +182,7 @@ void SimController::ArmWait(const std::string& id, const controller::ArmWait& wa
     controller::Event event = NewEvent(found->second);
     event.body = controller::WaitEnded{wait.number};
     const uint64_t process = process_;
-    if (!Take(id, std::move(event)) && process == process_ && up_) ArmWait(id, wait, kStoreRetry);
+    if (!Take(id, event) && process == process_ && up_) ArmWait(id, wait, kStoreRetry);
   });
 }
 
@@ -222,7 +222,7 @@ void SimController::TakeSentForDone(const std::string& id, const controller::Sta
     result.state = is_prepare ? controller::HostState::kPrepared : controller::HostState::kCommitted;
     result.verdict = is_prepare ? controller::Verdict::kUnknown : controller::Verdict::kHealthy;
     event.body = controller::StepEnded{step.host, result};
-    Take(id, std::move(event));
+    Take(id, event);
   });
 }
 
@@ -234,7 +234,7 @@ void SimController::RecordLock(const std::string& id) {
     controller::Event event = NewEvent(found->second);
     event.body = controller::LockTaken{};
     const uint64_t process = process_;
-    taken = Take(id, std::move(event));
+    taken = Take(id, event);
     if (process != process_ || !up_) return;
   }
   if (!taken) After(kStoreRetry, [this, id] { RecordLock(id); });
@@ -265,7 +265,7 @@ void SimController::ArmDeadline(const std::string& id, const controller::StartSt
     controller::Event event = NewEvent(found->second);
     event.body = controller::StepTimedOut{step.host, step.step_id};
     const uint64_t process = process_;
-    if (!Take(id, std::move(event)) && process == process_ && up_) ArmDeadline(id, step, kStoreRetry);
+    if (!Take(id, event) && process == process_ && up_) ArmDeadline(id, step, kStoreRetry);
   });
 }
 
@@ -384,7 +384,7 @@ void SimController::Start(const controller::OperationSpec& spec, const std::stri
     event.body = std::move(accepted);
     running_[id] = std::move(running);
     const uint64_t process = process_;
-    const bool taken = Take(id, std::move(event));
+    const bool taken = Take(id, event);
     if (process != process_ || !up_) return;
     if (!taken) {
       running_.erase(id);
@@ -403,7 +403,7 @@ bool SimController::Ask(const std::string& id, const controller::OperatorRequest
   if (found == running_.end() || !controller::WhyRefused(found->second.operation, request).empty()) return false;
   controller::Event event = NewEvent(found->second);
   std::visit([&event](const auto& body) { event.body = body; }, request);
-  return Take(id, std::move(event));
+  return Take(id, event);
 }
 
 // ---- agents
@@ -454,7 +454,7 @@ void SimController::OnResult(int host, const agent::TaskResult& result) {
     }
     controller::Event event = NewEvent(found->second);
     event.body = controller::StepEnded{name, ResultFor(result)};
-    if (!Take(id, std::move(event))) {
+    if (!Take(id, event)) {
       if (process != process_ || !up_) return;
       After(kStoreRetry, [this, host, result, connection = connections_[host]] {
         if (connections_[host] == connection) OnResult(host, result);

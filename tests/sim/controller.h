@@ -77,7 +77,7 @@ class SimController {
   void FinishInspecting(const std::string& key);
   controller::PlanningHistory HistoryFor(const controller::Scope& scope);
   // Decides, appends, then carries out. False: nothing was done, or the process has died.
-  bool Take(const std::string& id, controller::Event event);
+  bool Take(const std::string& id, const controller::Event& event);
   bool Append(Running* running, const controller::Event& event);
   void CarryOut(const std::string& id, const std::vector<controller::Effect>& effects);
   // For the planted bugs that do not wait for an answer.

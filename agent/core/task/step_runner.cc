@@ -69,9 +69,7 @@ TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const
     Commit(task, &context);
   } else if (const auto* verify = std::get_if<VerifyStep>(&task.step)) {
     const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
-    if (verify->of_what_runs) {
-      Verify(verify->policy, &context);
-    } else if (open.ok() && open->operation_id != task.operation_id) {
+    if (!verify->of_what_runs && open.ok() && open->operation_id != task.operation_id) {
       result.status = absl::FailedPreconditionError(
           "this operation is no longer open on this host: it was undone here, or is over");
       result.state = HostState::kReverted;
