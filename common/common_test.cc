@@ -130,6 +130,13 @@ TEST(RecordJournal, EveryTornTailIsCutOffAndNothingBeforeItIsLost) {
     RB_ASSERT_OK_AND_ASSIGN(journal, RecordJournal::Open(path, &after));
     records.push_back("again");
     EXPECT_EQ(after, records) << "cut to " << length;
+
+    RB_ASSERT_OK(WriteFileDurably(path, whole.substr(0, length)));
+    RB_ASSERT_OK_AND_ASSIGN(journal, RecordJournal::Open(path, &records, RecordJournal::Flush::kWithNextAppend));
+    RB_ASSERT_OK(journal->Append("again"));
+    RB_ASSERT_OK_AND_ASSIGN(journal, RecordJournal::Open(path, &after));
+    records.push_back("again");
+    EXPECT_EQ(after, records) << "cut to " << length << ", flushed with the next record";
   }
 }
 

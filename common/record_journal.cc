@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/digest.h"
 #include "common/durable_file.h"
+#include "common/failpoint.h"
 #include "common/status.h"
 
 namespace rb {
@@ -68,7 +69,7 @@ bool IsTornTail(absl::string_view data, size_t valid_bytes) {
 }
 
 absl::StatusOr<std::unique_ptr<RecordJournal>> RecordJournal::Open(const std::string& path,
-                                                                   std::vector<std::string>* records) {
+                                                                   std::vector<std::string>* records, Flush flush) {
   UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open journal ", path));
   RB_ASSIGN_OR_RETURN(const std::string data, ReadFile(path, size_t{1} << 30));
@@ -84,8 +85,11 @@ absl::StatusOr<std::unique_ptr<RecordJournal>> RecordJournal::Open(const std::st
       return ErrnoStatus(errno, absl::StrCat("truncate journal ", path));
     }
   }
-  if (fsync(fd.get()) != 0) return ErrnoStatus(errno, absl::StrCat("fsync journal ", path));
-  RB_RETURN_IF_ERROR(SyncFolder(Parent(path)));
+  // Where there is a record, the file's name was flushed before the first of them was written.
+  if (flush == Flush::kNow || records->empty() || valid_bytes < data.size()) {
+    if (fsync(fd.get()) != 0) return ErrnoStatus(errno, absl::StrCat("fsync journal ", path));
+    RB_RETURN_IF_ERROR(SyncFolder(Parent(path)));
+  }
   return std::unique_ptr<RecordJournal>(new RecordJournal(path, std::move(fd), valid_bytes));
 }
 
@@ -99,7 +103,8 @@ absl::Status RecordJournal::Append(absl::string_view record) {
   std::string frame;
   AppendRecord(record, &frame);
   const ssize_t written = write(fd_.get(), frame.data(), frame.size());
-  if (written != static_cast<ssize_t>(frame.size()) || fdatasync(fd_.get()) != 0) {
+  if (written != static_cast<ssize_t>(frame.size()) ||
+      (!RB_PLANTED_BUG("no-fsync-of-journal") && fdatasync(fd_.get()) != 0)) {
     const int error_number = written < 0 || written == static_cast<ssize_t>(frame.size()) ? errno : ENOSPC;
     // What may have been half written is cut off, so that a later start reads a whole file.
     [[maybe_unused]] const int ignored = ftruncate(fd_.get(), static_cast<off_t>(size_bytes_));

@@ -25,8 +25,11 @@ class RecordJournal {
 
   // Opens or makes `path` (mode 0600) and reads what is there into `records`, oldest first. A torn tail (an incomplete
   // or damaged last record) is cut off; damage before the tail is DATA_LOSS, and the file is left as it is.
-  static absl::StatusOr<std::unique_ptr<RecordJournal>> Open(const std::string& path,
-                                                             std::vector<std::string>* records);
+  // What was read is durable when it returns OK; with kWithNextAppend only once the next Append has returned OK, which
+  // spares two flushes where nothing is done before it.
+  enum class Flush { kNow, kWithNextAppend };
+  static absl::StatusOr<std::unique_ptr<RecordJournal>> Open(const std::string& path, std::vector<std::string>* records,
+                                                             Flush flush = Flush::kNow);
 
   // Durable when it returns OK. After any error the journal is closed for good (a failed fsync is never retried) and
   // every further call fails with FAILED_PRECONDITION.

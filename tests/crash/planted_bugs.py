@@ -16,6 +16,7 @@ BUGS = [
     ("no-fsync-of-files", "engine_crash_test", "*ext4*", {"RB_CRASH_STATES": "400"}, "torn"),
     ("no-fsync-of-folders", "engine_crash_test", "*", {"RB_CRASH_STATES": "400"}, "bad_states"),
     ("no-fsync-of-packs", "engine_crash_test", "*ext4*", {"RB_CRASH_STATES": "400"}, "damaged"),
+    ("no-fsync-of-journal", "durable_file_crash_test", "*AJournalKeeps*", {}, "bad_states"),
     ("intent-after-swap", "engine_kill_test", "*", {}, "torn"),
     ("digest-not-checked", "engine_test", "*EveryDamagedByte*", {}, "Failure"),
     ("collection-beside-captures", "engine_test", "*GarbageCollectionBeside*", {}, "Failure"),
