@@ -21,6 +21,15 @@ constexpr std::array<uint32_t, 256> MakeCrcTable() {
   return table;
 }
 
+// Looked up once: OpenSSL's own constant is looked up again for each digest.
+const EVP_MD* Sha256Algorithm() {
+  static const EVP_MD* const algorithm = [] {
+    const EVP_MD* const fetched = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+    return fetched != nullptr ? fetched : EVP_sha256();
+  }();
+  return algorithm;
+}
+
 }  // namespace
 
 std::string Digest::ToHex() const {
@@ -37,7 +46,7 @@ bool Digest::FromHex(absl::string_view hex, Digest* digest) {
   return true;
 }
 
-Sha256::Sha256() : context_(EVP_MD_CTX_new()) { EVP_DigestInit_ex(context_, EVP_sha256(), nullptr); }
+Sha256::Sha256() : context_(EVP_MD_CTX_new()) { EVP_DigestInit_ex(context_, Sha256Algorithm(), nullptr); }
 Sha256::~Sha256() { EVP_MD_CTX_free(context_); }
 void Sha256::Update(const void* data, size_t size) { EVP_DigestUpdate(context_, data, size); }
 
@@ -45,7 +54,7 @@ Digest Sha256::Finish() {
   Digest digest;
   unsigned int size = 0;
   EVP_DigestFinal_ex(context_, digest.bytes.data(), &size);
-  EVP_DigestInit_ex(context_, EVP_sha256(), nullptr);
+  EVP_DigestInit_ex(context_, Sha256Algorithm(), nullptr);
   return digest;
 }
 

@@ -355,6 +355,7 @@ void MeasureRestore(const Folders& folders, int rounds, bool only_ours, Document
   document->figures.push_back({"of it with the service stopped, s", commit, 0.020, 1});
   document->times.emplace_back("restore: walk", MedianOf(ours, &JobResult::walk));
   document->times.emplace_back("restore: read, hash and compress what is replaced", MedianOf(ours, &JobResult::hash));
+  document->times.emplace_back("  of it compressing, both threads summed", MedianOf(ours, &JobResult::compress));
   document->times.emplace_back("restore: write what is staged", MedianOf(ours, &JobResult::write));
   document->times.emplace_back("restore: sync", MedianOf(ours, &JobResult::sync));
   document->times.emplace_back("restore: swap", commit);

@@ -93,7 +93,7 @@ struct Delta {
 struct EngineTimes {
   absl::Duration walk;
   absl::Duration hash;
-  absl::Duration compress;
+  absl::Duration compress;  // part of `hash`; summed over threads
   absl::Duration write;
   absl::Duration sync;
   absl::Duration total;

@@ -10,6 +10,7 @@
 #ifndef RB_AGENT_CORE_ENGINE_OBJECT_STORE_H_
 #define RB_AGENT_CORE_ENGINE_OBJECT_STORE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -21,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "common/digest.h"
 #include "common/mutex.h"
 #include "common/unique_fd.h"
@@ -67,6 +69,8 @@ class ObjectStore {
     absl::Status Put(const Digest& digest, absl::string_view content);
     // Makes all of it durable, then visible. After the last Put.
     absl::Status Finish();
+    // How long Put has compressed, summed over threads.
+    absl::Duration compress_time() const { return absl::Nanoseconds(compress_ns_.load()); }
 
    private:
     friend class ObjectStore;
@@ -74,6 +78,7 @@ class ObjectStore {
     absl::Status Begin() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
     absl::Status FlushBuffer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
     ObjectStore* const store_;
+    std::atomic<int64_t> compress_ns_{0};
     Mutex mutex_;
     std::string path_ ABSL_GUARDED_BY(mutex_);
     UniqueFd fd_ ABSL_GUARDED_BY(mutex_);
