@@ -812,7 +812,7 @@ TEST(Operation, AnEmergencyCallsNothingGoodYet) {
     Walk walk;
     walk.Begin(plan);
     while (walk.operation.state != OperationState::kKeeping) walk.EndSteps();
-    const auto& keep = std::get<StartStep>(OutstandingEffects(walk.operation, "").at(0));
+    const auto keep = std::get<StartStep>(OutstandingEffects(walk.operation, "").at(0));
     EXPECT_EQ(keep.good, !emergency);
     EXPECT_TRUE(keep.replaced_is_bad);
   }
