@@ -204,9 +204,13 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                     if (!spec.ok()) return reactor->Finish(ToGrpc(spec.status()));
                     driver_.Start(
                         *spec, peer.name, request->idempotency_key(), [context] { return context->IsCancelled(); },
-                        [reactor, response](Driver::Started started) {
-                          if (!started.status.ok()) return reactor->Finish(ToGrpc(started.status));
-                          if (started.refusal.refused()) return reactor->Finish(ToGrpc(started.refusal));
+                        [this, reactor, peer, request, response](Driver::Started started) {
+                          if (!started.status.ok() || started.refusal.refused()) {
+                            const grpc::Status refused =
+                                started.status.ok() ? ToGrpc(started.refusal) : ToGrpc(started.status);
+                            audit_.Record(peer, "StartOperation", SubjectOf(*request), refused).IgnoreError();
+                            return reactor->Finish(refused);
+                          }
                           *response->mutable_operation() = std::move(started.operation);
                           reactor->Finish(grpc::Status::OK);
                         });

@@ -114,6 +114,7 @@ class Security(unittest.TestCase):
                 with connection:
                     for statement in statements:
                         connection.execute(statement)
+                self.assertEqual(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0], 0)
                 connection.close()
 
             def check(code, says):
