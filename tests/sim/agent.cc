@@ -230,7 +230,7 @@ void SimAgent::Boot() {
   Random& random = world_.random();
   ++process_;
   booting_ = true;
-  boot_fuse_ = world_.faults() && random.PerMille(world_.scenario().crash_in_step_per_mille * 4)
+  boot_fuse_ = world_.faults() && random.PerMille(int64_t{4} * world_.scenario().crash_in_step_per_mille)
                    ? static_cast<int>(random.Between(1, 8))
                    : 0;
   bool recovered = true;

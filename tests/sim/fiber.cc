@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <bit>
 #include <cstdint>
 #include <cstdlib>
 #include <utility>
@@ -64,7 +65,7 @@ void Fiber::Wait() {
 
 void Fiber::Entry(unsigned int low, unsigned int high) {
   const uintptr_t self = (static_cast<uintptr_t>(high) << 32) | low;
-  reinterpret_cast<Fiber*>(self)->Loop();
+  std::bit_cast<Fiber*>(self)->Loop();
 }
 
 void Fiber::Loop() {

@@ -414,7 +414,7 @@ std::vector<Nanos> World::Arrivals(Nanos* last) {
   return arrivals;
 }
 
-bool World::Send(int host, ToAgent message) {
+bool World::Send(int host, const ToAgent& message) {
   Link& link = links_[static_cast<size_t>(host)];
   if (link.at_controller == 0) return false;
   if (!scenario_.datagrams && link.at_controller != link.alive) return true;
@@ -425,7 +425,7 @@ bool World::Send(int host, ToAgent message) {
   return true;
 }
 
-void World::Deliver(int host, uint64_t number, ToAgent message) {
+void World::Deliver(int host, uint64_t number, const ToAgent& message) {
   Link& link = links_[static_cast<size_t>(host)];
   if (link.cut_off || !agent(host).up()) return;
   if (!scenario_.datagrams && number != link.alive) return;
@@ -440,7 +440,7 @@ void World::Deliver(int host, uint64_t number, ToAgent message) {
   agent(host).OnMessage(message);
 }
 
-bool World::Send(int host, ToController message) {
+bool World::Send(int host, const ToController& message) {
   Link& link = links_[static_cast<size_t>(host)];
   if (!link.open_at_agent || link.at_agent == 0) return false;
   if (!scenario_.datagrams && link.at_agent != link.alive) return true;
@@ -451,7 +451,7 @@ bool World::Send(int host, ToController message) {
   return true;
 }
 
-void World::Deliver(int host, uint64_t number, ToController message) {
+void World::Deliver(int host, uint64_t number, const ToController& message) {
   Link& link = links_[static_cast<size_t>(host)];
   if (link.cut_off || !controller_->up()) return;
   if (!scenario_.datagrams && number != link.at_controller) return;

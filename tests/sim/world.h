@@ -158,8 +158,8 @@ class World {
   void BreakLink(int host, bool silently);
   bool IsOpenAtAgent(int host) const { return links_[static_cast<size_t>(host)].open_at_agent; }
   // False when it knows of no connection.
-  bool Send(int host, ToAgent message);
-  bool Send(int host, ToController message);
+  bool Send(int host, const ToAgent& message);
+  bool Send(int host, const ToController& message);
   void ControllerIsGone(bool silently);
 
  private:
@@ -204,8 +204,8 @@ class World {
   void AskLater(const std::string& id, int what, int tries);
   void Append(const std::string& text);
   void DialNow(int host, uint64_t process);
-  void Deliver(int host, uint64_t number, ToAgent message);
-  void Deliver(int host, uint64_t number, ToController message);
+  void Deliver(int host, uint64_t number, const ToAgent& message);
+  void Deliver(int host, uint64_t number, const ToController& message);
   // When a message arrives that is sent now; several times when doubled, never when lost.
   std::vector<Nanos> Arrivals(Nanos* last);
   void RunUntil(Nanos end);
