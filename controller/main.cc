@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "controller/adapters/agent_link.h"
+#include "controller/adapters/audit_log.h"
 #include "controller/adapters/certificates.h"
 #include "controller/adapters/driver.h"
 #include "controller/adapters/fleet_api.h"
@@ -50,6 +52,7 @@ struct Options {
   std::string ttl = "1h";
   std::string join_address;
   std::string link_address;
+  std::string expected_hash;
 };
 
 int Fail(const absl::Status& status) {
@@ -76,6 +79,11 @@ std::string AddressFor(const std::string& folder, const std::string& file) {
   return address.ok() ? std::string(absl::StripAsciiWhitespace(*address)) : "";
 }
 
+// What is typed here is on record as well; first, so that nothing is done that is not.
+absl::Status RecordLocal(Store& store, const std::string& request, const std::string& subject) {
+  return AuditLog(store, SystemClock()).RecordLocal(request, subject);
+}
+
 absl::Status WriteOperator(const Options& options, const KeyAndCertificate& authority, const std::string& name,
                            Role role) {
   if (!IsValidName(name)) {
@@ -97,6 +105,7 @@ absl::Status WriteOperator(const Options& options, const KeyAndCertificate& auth
   RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/ca.crt", authority.certificate_pem, 0644));
   RB_RETURN_IF_ERROR(
       WriteFileDurably(options.out + "/controller", AddressFor(options.folder, "link.address") + "\n", 0644));
+  RB_RETURN_IF_ERROR(RecordLocal(*store, "operator add", absl::StrCat(name, " as ", std::string(NameOf(role)))));
   return store->PutPrincipal({name, role});
 }
 
@@ -155,6 +164,7 @@ absl::Status MakeToken(const Options& options) {
         "--address HOST:PORT and --link-address HOST:PORT. Nothing was changed");
   }
   RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+  RB_RETURN_IF_ERROR(RecordLocal(*store, "token", options.name));
   RB_RETURN_IF_ERROR(store->AddToken(options.name, Sha256Of(token.secret).ToHex(), absl::Now() + ttl));
   std::printf("%s\n", FormatJoinToken(token).c_str());
   return absl::OkStatus();
@@ -171,6 +181,7 @@ absl::Status AddOperator(const Options& options) {
   if (options.out.empty()) {
     // A role alone: the person has a certificate already.
     RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+    RB_RETURN_IF_ERROR(RecordLocal(*store, "operator add", absl::StrCat(options.name, " as ", options.role)));
     return store->PutPrincipal({options.name, role});
   }
   RB_RETURN_IF_ERROR(WriteOperator(options, authority, options.name, role));
@@ -203,11 +214,12 @@ absl::Status Serve(const Options& options) {
 
   EventLoop loop(SystemClock(), kLoopCapacity);
   Authorizer authorizer(*store);
-  AgentLinkService link(authorizer, loop);
+  AuditLog audit(*store, SystemClock());
+  AgentLinkService link(authorizer, loop, audit);
   Driver driver(std::move(fleet), *store, link, loop, SystemClock(), *metrics);
   link.SetDriver(&driver);
-  const std::unique_ptr<FleetApi> api = FleetApi::Create(authorizer, loop, driver);
-  const std::unique_ptr<grpc::Service> enrollment = MakeEnrollment(*store, authority, SystemClock());
+  const std::unique_ptr<FleetApi> api = FleetApi::Create(authorizer, loop, driver, *store, audit);
+  const std::unique_ptr<grpc::Service> enrollment = MakeEnrollment(*store, authority, SystemClock(), audit);
 
   const auto build = [&](const std::string& address, grpc_ssl_client_certificate_request_type clients,
                          const std::vector<grpc::Service*>& services, int* port) {
@@ -298,9 +310,33 @@ absl::Status ListOperators(const Options& options) {
 
 absl::Status RemoveOperator(const Options& options, bool is_agent) {
   RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+  RB_RETURN_IF_ERROR(RecordLocal(*store, is_agent ? "forget" : "operator remove", options.name));
   RB_RETURN_IF_ERROR(store->RemovePrincipal(options.name, is_agent));
   std::printf("%s is no longer known; a certificate of that name is refused from now on\n", options.name.c_str());
   return absl::OkStatus();
+}
+
+// For when the controller is down; else rbctl audit verify says the same.
+int VerifyAudit(const Options& options) {
+  std::optional<Digest> expected;
+  if (!options.expected_hash.empty() && !Digest::FromHex(options.expected_hash, &expected.emplace())) {
+    std::fprintf(stderr, "rb-controller: --expect takes 64 hexadecimal digits\n");
+    return 2;
+  }
+  const absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(options.folder + "/controller.db");
+  if (!store.ok()) return Fail(store.status());
+  AuditCheck check(expected);
+  constexpr size_t kSlice = 1000;
+  for (bool more = true; more;) {
+    const absl::StatusOr<std::vector<AuditRecord>> records = (*store)->AuditAfter(check.count(), kSlice);
+    if (!records.ok()) return Fail(records.status());
+    more = records->size() == kSlice;
+    for (const AuditRecord& record : *records) more = check.Take(record) && more;
+  }
+  if (!check.Finish()) return Fail(absl::DataLossError(absl::StrCat("the audit log is NOT intact: ", check.problem())));
+  std::printf("%llu records, intact; head %s\n", static_cast<unsigned long long>(check.count()),
+              check.head().ToHex().c_str());
+  return 0;
 }
 
 int Main(int argc, char** argv) {
@@ -338,6 +374,10 @@ int Main(int argc, char** argv) {
   CLI::App* list = with_folder(people->add_subcommand("list", "Operators and agents"));
   CLI::App* forget = with_folder(app.add_subcommand("forget", "Take an agent's rights away, at once"));
   forget->add_option("name", options.name)->required();
+  CLI::App* audit = app.add_subcommand("audit", "Who asked for what");
+  audit->require_subcommand(1);
+  CLI::App* audit_verify = with_folder(audit->add_subcommand("verify", "Whether the log is what was written"));
+  audit_verify->add_option("--expect", options.expected_hash, "A hash that has to be in it");
   CLI::App* check = app.add_subcommand("check", "Say everything that is wrong with the fleet file; change nothing");
   check->add_option("--fleet", options.fleet, "The fleet file")->capture_default_str();
   try {
@@ -346,6 +386,7 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (check->parsed()) return Check(options);
+  if (audit_verify->parsed()) return VerifyAudit(options);
   absl::Status status;
   if (init->parsed()) status = Init(options);
   if (serve->parsed()) status = Serve(options);

@@ -99,6 +99,8 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
       driver->FillPolicies(peer_.name, welcome.mutable_welcome());
       Send(std::move(welcome));
       LogInfo("controller", "agent ", peer_.name, " is connected");
+      // An agent is not sent away for a full disk here: what it does is in the operations' journal.
+      service_->audit_.Record(peer_, kConnectMethod, {}, grpc::Status::OK).IgnoreError();
       driver->OnAgentConnected(peer_.name, message.hello(), peer_.certificate_expires_at);
       return;
     }
@@ -136,7 +138,12 @@ grpc::ServerBidiReactor<v1::ConnectRequest, v1::ConnectResponse>* AgentLinkServi
     grpc::CallbackServerContext* context) {
   Peer peer;
   const grpc::Status allowed = authorizer_.Authorize(*context, kConnectMethod, &peer);
-  if (!allowed.ok()) return new RefusedStream(allowed);
+  if (!allowed.ok()) {
+    if (!loop_.Post([this, peer, allowed] { audit_.Record(peer, kConnectMethod, {}, allowed).IgnoreError(); })) {
+      LogWarning("controller", "too busy to put on record that ", peer.from, " was refused");
+    }
+    return new RefusedStream(allowed);
+  }
   auto session = std::make_shared<AgentSession>(this, std::move(peer));
   {
     MutexLock lock(mutex_);

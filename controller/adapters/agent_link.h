@@ -10,6 +10,7 @@
 
 #include "common/event_loop.h"
 #include "common/mutex.h"
+#include "controller/adapters/audit_log.h"
 #include "controller/adapters/driver.h"
 #include "controller/adapters/peer.h"
 #include "rb/v1/agent_link.grpc.pb.h"
@@ -23,7 +24,8 @@ class AgentSession;
 class AgentLinkService final : public v1::AgentLink::CallbackService, public AgentSender {
  public:
   // Nothing is owned. SetDriver comes before the first connection.
-  AgentLinkService(Authorizer& authorizer, EventLoop& loop) : authorizer_(authorizer), loop_(loop) {}
+  AgentLinkService(Authorizer& authorizer, EventLoop& loop, AuditLog& audit)
+      : authorizer_(authorizer), loop_(loop), audit_(audit) {}
   void SetDriver(Driver* driver) { driver_ = driver; }
 
   grpc::ServerBidiReactor<v1::ConnectRequest, v1::ConnectResponse>* Connect(
@@ -36,6 +38,7 @@ class AgentLinkService final : public v1::AgentLink::CallbackService, public Age
   friend class AgentSession;
   Authorizer& authorizer_;
   EventLoop& loop_;
+  AuditLog& audit_;
   Driver* driver_ = nullptr;
   // On the loop.
   std::map<std::string, std::shared_ptr<AgentSession>> sessions_;

@@ -1,11 +1,17 @@
 #include "controller/adapters/fleet_api.h"
 
+#include <algorithm>
 #include <deque>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "common/adapters/proto_time.h"
 #include "common/digest.h"
 #include "common/ids.h"
 #include "common/log.h"
@@ -18,6 +24,8 @@ namespace rb::controller {
 namespace {
 
 constexpr size_t kMostUpdatesQueued = 5000;
+// Checked in one go; between two of these the loop does other work.
+constexpr size_t kAuditSlice = 1000;
 
 grpc::Status ToGrpc(const absl::Status& status) {
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
@@ -25,6 +33,58 @@ grpc::Status ToGrpc(const absl::Status& status) {
 
 grpc::Status ToGrpc(const Refusal& refusal) {
   return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, refusal.message, ToWire(refusal).SerializeAsString());
+}
+
+// What requests are about, for the audit log.
+AuditSubject SubjectOf(const v1::OperationSpec& spec) {
+  AuditSubject about;
+  about.subject =
+      absl::StrCat(absl::AsciiStrToLower(absl::StripPrefix(v1::OperationKind_Name(spec.kind()), "OPERATION_KIND_")),
+                   " ", spec.through().empty() ? spec.environment() : absl::StrJoin(spec.through(), ","));
+  const auto add = [&about](absl::string_view name, const std::string& value) {
+    if (!value.empty()) absl::StrAppend(&about.subject, " ", name, value);
+  };
+  add("service ", spec.service());
+  add("host ", absl::StrJoin(spec.hosts(), ","));
+  add("to ", spec.target().name());
+  add("of ", spec.undo_operation_id());
+  add("skipping gates ", absl::StrJoin(spec.override_gates(), ","));
+  if (spec.emergency()) add("", "emergency");
+  if (spec.force()) add("", "forced");
+  about.reason = spec.reason();
+  return about;
+}
+AuditSubject SubjectOf(const v1::PlanOperationRequest& request) { return SubjectOf(request.spec()); }
+AuditSubject SubjectOf(const v1::StartOperationRequest& request) { return SubjectOf(request.spec()); }
+AuditSubject SubjectOf(const v1::GetOperationRequest& request) { return {request.operation_id(), ""}; }
+AuditSubject SubjectOf(const v1::WatchOperationRequest& request) { return {request.operation_id(), ""}; }
+AuditSubject SubjectOf(const v1::AbortOperationRequest& request) { return {request.operation_id(), request.reason()}; }
+AuditSubject SubjectOf(const v1::PauseOperationRequest& request) { return {request.operation_id(), request.reason()}; }
+AuditSubject SubjectOf(const v1::ResumeOperationRequest& request) { return {request.operation_id(), ""}; }
+AuditSubject SubjectOf(const v1::ApproveOperationRequest& request) {
+  return {request.operation_id(), request.reason()};
+}
+AuditSubject SubjectOf(const v1::ListOperationsRequest& request) { return {request.environment(), ""}; }
+AuditSubject SubjectOf(const v1::ListReleasesRequest& request) { return {request.environment(), ""}; }
+AuditSubject SubjectOf(const v1::GetStatusRequest& request) { return {request.environment(), ""}; }
+AuditSubject SubjectOf(const v1::ListAgentsRequest& /*request*/) { return {}; }
+AuditSubject SubjectOf(const v1::ListAuditRecordsRequest& /*request*/) { return {}; }
+AuditSubject SubjectOf(const v1::VerifyAuditRequest& /*request*/) { return {}; }
+
+v1::AuditRecord ToWire(const AuditRecord& record) {
+  v1::AuditRecord wire;
+  wire.set_number(record.number);
+  *wire.mutable_at() = ToProto(record.at);
+  wire.set_who(record.who);
+  wire.set_role(record.role);
+  wire.set_from(record.from);
+  wire.set_request(record.request);
+  wire.set_subject(record.subject);
+  wire.set_reason(record.reason);
+  wire.set_allowed(record.allowed);
+  wire.set_refusal(record.refusal);
+  wire.set_hash(record.hash.ToHex());
+  return wire;
 }
 
 // Keeps what it was created with until gRPC is done.
@@ -117,14 +177,14 @@ class RefusedWatch final : public grpc::ServerWriteReactor<v1::WatchOperationRes
 
 class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackService {
  public:
-  FleetApiImpl(Authorizer& authorizer, EventLoop& loop, Driver& driver)
-      : authorizer_(authorizer), loop_(loop), driver_(driver) {}
+  FleetApiImpl(Authorizer& authorizer, EventLoop& loop, Driver& driver, Store& store, AuditLog& audit)
+      : authorizer_(authorizer), loop_(loop), driver_(driver), store_(store), audit_(audit) {}
 
   grpc::Service* service() override { return this; }
 
   grpc::ServerUnaryReactor* PlanOperation(grpc::CallbackServerContext* context, const v1::PlanOperationRequest* request,
                                           v1::PlanOperationResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/PlanOperation",
+    return OnLoop(context, "/rb.v1.FleetService/PlanOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
                     absl::StatusOr<OperationSpec> spec = FromWire(request->spec());
                     if (!spec.ok()) return reactor->Finish(ToGrpc(spec.status()));
@@ -138,15 +198,19 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   grpc::ServerUnaryReactor* StartOperation(grpc::CallbackServerContext* context,
                                            const v1::StartOperationRequest* request,
                                            v1::StartOperationResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/StartOperation",
+    return OnLoop(context, "/rb.v1.FleetService/StartOperation", request,
                   [this, context, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
                     absl::StatusOr<OperationSpec> spec = FromWire(request->spec());
                     if (!spec.ok()) return reactor->Finish(ToGrpc(spec.status()));
                     driver_.Start(
                         *spec, peer.name, request->idempotency_key(), [context] { return context->IsCancelled(); },
-                        [reactor, response](Driver::Started started) {
-                          if (!started.status.ok()) return reactor->Finish(ToGrpc(started.status));
-                          if (started.refusal.refused()) return reactor->Finish(ToGrpc(started.refusal));
+                        [this, reactor, peer, request, response](Driver::Started started) {
+                          if (!started.status.ok() || started.refusal.refused()) {
+                            const grpc::Status refused =
+                                started.status.ok() ? ToGrpc(started.refusal) : ToGrpc(started.status);
+                            audit_.Record(peer, "StartOperation", SubjectOf(*request), refused).IgnoreError();
+                            return reactor->Finish(refused);
+                          }
                           *response->mutable_operation() = std::move(started.operation);
                           reactor->Finish(grpc::Status::OK);
                         });
@@ -155,7 +219,7 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
 
   grpc::ServerUnaryReactor* GetOperation(grpc::CallbackServerContext* context, const v1::GetOperationRequest* request,
                                          v1::GetOperationResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/GetOperation",
+    return OnLoop(context, "/rb.v1.FleetService/GetOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
                     std::vector<v1::OperationEvent> events;
                     absl::StatusOr<v1::Operation> operation = driver_.Get(request->operation_id(), &events);
@@ -169,7 +233,7 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   grpc::ServerUnaryReactor* ListOperations(grpc::CallbackServerContext* context,
                                            const v1::ListOperationsRequest* request,
                                            v1::ListOperationsResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/ListOperations",
+    return OnLoop(context, "/rb.v1.FleetService/ListOperations", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
                     absl::StatusOr<v1::ListOperationsResponse> listed = driver_.List(*request);
                     const grpc::Status status = ToGrpc(listed.status());
@@ -181,7 +245,13 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   grpc::ServerWriteReactor<v1::WatchOperationResponse>* WatchOperation(
       grpc::CallbackServerContext* context, const v1::WatchOperationRequest* request) override {
     Peer peer;
-    const grpc::Status allowed = authorizer_.Authorize(*context, "/rb.v1.FleetService/WatchOperation", &peer);
+    static constexpr char kMethod[] = "/rb.v1.FleetService/WatchOperation";
+    const grpc::Status allowed = authorizer_.Authorize(*context, kMethod, &peer);
+    if (!loop_.Post([this, peer, allowed, about = SubjectOf(*request)] {
+          audit_.Record(peer, kMethod, about, allowed).IgnoreError();
+        })) {
+      return new RefusedWatch(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the controller is busy; try again"));
+    }
     if (!allowed.ok()) return new RefusedWatch(allowed);
     auto stream = std::make_shared<WatchStream>(loop_, driver_, [this](WatchStream* done) {
       MutexLock lock(mutex_);
@@ -200,7 +270,7 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   grpc::ServerUnaryReactor* AbortOperation(grpc::CallbackServerContext* context,
                                            const v1::AbortOperationRequest* request,
                                            v1::AbortOperationResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/AbortOperation",
+    return OnLoop(context, "/rb.v1.FleetService/AbortOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
                     Ask(request->operation_id(), AbortRequested{peer.name, request->reason()}, response, reactor);
                   });
@@ -209,7 +279,7 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   grpc::ServerUnaryReactor* PauseOperation(grpc::CallbackServerContext* context,
                                            const v1::PauseOperationRequest* request,
                                            v1::PauseOperationResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/PauseOperation",
+    return OnLoop(context, "/rb.v1.FleetService/PauseOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
                     Ask(request->operation_id(), PauseRequested{peer.name, request->reason()}, response, reactor);
                   });
@@ -218,7 +288,7 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   grpc::ServerUnaryReactor* ResumeOperation(grpc::CallbackServerContext* context,
                                             const v1::ResumeOperationRequest* request,
                                             v1::ResumeOperationResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/ResumeOperation",
+    return OnLoop(context, "/rb.v1.FleetService/ResumeOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
                     Ask(request->operation_id(), ResumeRequested{peer.name}, response, reactor);
                   });
@@ -227,7 +297,7 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   grpc::ServerUnaryReactor* ApproveOperation(grpc::CallbackServerContext* context,
                                              const v1::ApproveOperationRequest* request,
                                              v1::ApproveOperationResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/ApproveOperation",
+    return OnLoop(context, "/rb.v1.FleetService/ApproveOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
                     Ask(request->operation_id(), Approved{peer.name, request->reason()}, response, reactor);
                   });
@@ -235,7 +305,7 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
 
   grpc::ServerUnaryReactor* ListReleases(grpc::CallbackServerContext* context, const v1::ListReleasesRequest* request,
                                          v1::ListReleasesResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/ListReleases",
+    return OnLoop(context, "/rb.v1.FleetService/ListReleases", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
                     absl::Status status;
                     *response = driver_.Releases(*request, &status);
@@ -243,9 +313,9 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                   });
   }
 
-  grpc::ServerUnaryReactor* ListAgents(grpc::CallbackServerContext* context, const v1::ListAgentsRequest*,
+  grpc::ServerUnaryReactor* ListAgents(grpc::CallbackServerContext* context, const v1::ListAgentsRequest* request,
                                        v1::ListAgentsResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/ListAgents",
+    return OnLoop(context, "/rb.v1.FleetService/ListAgents", request,
                   [this, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
                     *response = driver_.Agents();
                     reactor->Finish(grpc::Status::OK);
@@ -254,12 +324,40 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
 
   grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context, const v1::GetStatusRequest* request,
                                       v1::GetStatusResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/GetStatus",
+    return OnLoop(context, "/rb.v1.FleetService/GetStatus", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
                     absl::Status status;
                     *response = driver_.Status(*request, &status);
                     reactor->Finish(ToGrpc(status));
                   });
+  }
+
+  grpc::ServerUnaryReactor* ListAuditRecords(grpc::CallbackServerContext* context,
+                                             const v1::ListAuditRecordsRequest* request,
+                                             v1::ListAuditRecordsResponse* response) override {
+    return OnLoop(context, "/rb.v1.FleetService/ListAuditRecords", request,
+                  [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
+                    const size_t limit = request->page_size() == 0 ? 50 : std::min<size_t>(request->page_size(), 1000);
+                    const absl::StatusOr<std::vector<AuditRecord>> records =
+                        store_.AuditBefore(request->before_number(), limit);
+                    if (!records.ok()) return reactor->Finish(ToGrpc(records.status()));
+                    for (const AuditRecord& record : *records) *response->add_records() = ToWire(record);
+                    reactor->Finish(grpc::Status::OK);
+                  });
+  }
+
+  grpc::ServerUnaryReactor* VerifyAudit(grpc::CallbackServerContext* context, const v1::VerifyAuditRequest* request,
+                                        v1::VerifyAuditResponse* response) override {
+    return OnLoop(
+        context, "/rb.v1.FleetService/VerifyAudit", request,
+        [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
+          std::optional<Digest> expected;
+          if (!request->expected_hash().empty() && !Digest::FromHex(request->expected_hash(), &expected.emplace())) {
+            return reactor->Finish(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT,
+                                                "a hash is 64 hexadecimal digits. Nothing was changed"));
+          }
+          VerifyNext(std::make_shared<AuditCheck>(expected), response, reactor);
+        });
   }
 
   void EndWatches() override {
@@ -281,26 +379,54 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
     reactor->Finish(status);
   }
 
-  // Authorizes, then runs `work` on the loop; it finishes the reactor exactly once, then or later.
-  template <typename Work>
-  grpc::ServerUnaryReactor* OnLoop(grpc::CallbackServerContext* context, const char* method, Work work) {
+  // Authorizes, puts on record, then runs `work` on the loop; it finishes the reactor exactly once, then or later.
+  template <typename Request, typename Work>
+  grpc::ServerUnaryReactor* OnLoop(grpc::CallbackServerContext* context, const char* method, const Request* request,
+                                   Work work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     Peer peer;
     const grpc::Status allowed = authorizer_.Authorize(*context, method, &peer);
-    if (!allowed.ok()) {
-      reactor->Finish(allowed);
-      return reactor;
-    }
-    if (!loop_.Post([reactor, peer, work = std::move(work)] { work(reactor, peer); })) {
+    if (!loop_.Post([this, reactor, peer, method, allowed, about = SubjectOf(*request), work = std::move(work)] {
+          const absl::Status recorded = audit_.Record(peer, method, about, allowed);
+          if (!allowed.ok()) return reactor->Finish(allowed);
+          if (!recorded.ok() && ChangesSomething(method)) return reactor->Finish(NotOnRecord(recorded));
+          work(reactor, peer);
+        })) {
       reactor->Finish(
           grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the controller is busy; nothing was changed"));
     }
     return reactor;
   }
 
+  static grpc::Status NotOnRecord(const absl::Status& why) {
+    return grpc::Status(
+        grpc::StatusCode::RESOURCE_EXHAUSTED,
+        absl::StrCat("the request could not be put on record: ", why.message(), ". Nothing was changed"));
+  }
+
+  void VerifyNext(const std::shared_ptr<AuditCheck>& check, v1::VerifyAuditResponse* response,
+                  grpc::ServerUnaryReactor* reactor) {
+    const absl::StatusOr<std::vector<AuditRecord>> records = store_.AuditAfter(check->count(), kAuditSlice);
+    if (!records.ok()) return reactor->Finish(ToGrpc(records.status()));
+    bool intact = true;
+    for (const AuditRecord& record : *records) intact = intact && check->Take(record);
+    if (intact && records->size() == kAuditSlice) {
+      loop_.PostResult([this, check, response, reactor] { VerifyNext(check, response, reactor); });
+      return;
+    }
+    response->set_intact(check->Finish());
+    response->set_count(check->count());
+    response->set_head(check->head().ToHex());
+    response->set_bad_number(check->bad_number());
+    response->set_problem(check->problem());
+    reactor->Finish(grpc::Status::OK);
+  }
+
   Authorizer& authorizer_;
   EventLoop& loop_;
   Driver& driver_;
+  Store& store_;
+  AuditLog& audit_;
   Mutex mutex_;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<WatchStream*> watches_ ABSL_GUARDED_BY(mutex_);
@@ -308,13 +434,23 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
 
 class Enrollment final : public v1::Enrollment::CallbackService {
  public:
-  Enrollment(Store& store, const KeyAndCertificate& authority, Clock& clock)
-      : store_(store), authority_(authority), clock_(clock) {}
+  Enrollment(Store& store, const KeyAndCertificate& authority, Clock& clock, AuditLog& audit)
+      : store_(store), authority_(authority), clock_(clock), audit_(audit) {}
 
   grpc::ServerUnaryReactor* Join(grpc::CallbackServerContext* context, const v1::JoinRequest* request,
                                  v1::JoinResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpc(Take(*request, response)));
+    grpc::Status taken = ToGrpc(Take(*request, response));
+    Peer peer;
+    peer.from = context->peer();
+    const absl::Status recorded = audit_.Record(peer, "/Join", {request->agent_name(), ""}, taken);
+    if (taken.ok() && !recorded.ok()) {
+      response->Clear();
+      taken = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                           absl::StrCat("the request could not be put on record: ", recorded.message(),
+                                        ". The token is used up; make another one"));
+    }
+    reactor->Finish(taken);
     return reactor;
   }
 
@@ -340,16 +476,19 @@ class Enrollment final : public v1::Enrollment::CallbackService {
   Store& store_;
   const KeyAndCertificate authority_;
   Clock& clock_;
+  AuditLog& audit_;
 };
 
 }  // namespace
 
-std::unique_ptr<FleetApi> FleetApi::Create(Authorizer& authorizer, EventLoop& loop, Driver& driver) {
-  return std::make_unique<FleetApiImpl>(authorizer, loop, driver);
+std::unique_ptr<FleetApi> FleetApi::Create(Authorizer& authorizer, EventLoop& loop, Driver& driver, Store& store,
+                                           AuditLog& audit) {
+  return std::make_unique<FleetApiImpl>(authorizer, loop, driver, store, audit);
 }
 
-std::unique_ptr<grpc::Service> MakeEnrollment(Store& store, const KeyAndCertificate& authority, Clock& clock) {
-  return std::make_unique<Enrollment>(store, authority, clock);
+std::unique_ptr<grpc::Service> MakeEnrollment(Store& store, const KeyAndCertificate& authority, Clock& clock,
+                                              AuditLog& audit) {
+  return std::make_unique<Enrollment>(store, authority, clock, audit);
 }
 
 }  // namespace rb::controller

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "common/event_loop.h"
+#include "controller/adapters/audit_log.h"
 #include "controller/adapters/certificates.h"
 #include "controller/adapters/driver.h"
 #include "controller/adapters/peer.h"
@@ -18,14 +19,16 @@ namespace rb::controller {
 // server shuts down.
 class FleetApi {
  public:
-  static std::unique_ptr<FleetApi> Create(Authorizer& authorizer, EventLoop& loop, Driver& driver);
+  static std::unique_ptr<FleetApi> Create(Authorizer& authorizer, EventLoop& loop, Driver& driver, Store& store,
+                                          AuditLog& audit);
   virtual ~FleetApi() = default;
   virtual grpc::Service* service() = 0;
   virtual void EndWatches() = 0;
 };
 
 // The only service of the join listener.
-std::unique_ptr<grpc::Service> MakeEnrollment(Store& store, const KeyAndCertificate& authority, Clock& clock);
+std::unique_ptr<grpc::Service> MakeEnrollment(Store& store, const KeyAndCertificate& authority, Clock& clock,
+                                              AuditLog& audit);
 
 }  // namespace rb::controller
 

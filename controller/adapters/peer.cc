@@ -36,6 +36,7 @@ grpc::Status Denied(const std::string& message) {
 }  // namespace
 
 grpc::Status Authorizer::Authorize(const grpc::CallbackServerContext& context, const char* method, Peer* peer) {
+  peer->from = context.peer();
   const std::shared_ptr<const grpc::AuthContext> auth = context.auth_context();
   std::string name;
   bool is_agent = false;
@@ -49,9 +50,9 @@ grpc::Status Authorizer::Authorize(const grpc::CallbackServerContext& context, c
     return grpc::Status(grpc::StatusCode::UNAUTHENTICATED,
                         "a certificate of this controller is needed. Nothing was changed");
   }
+  peer->name = name;
   const absl::StatusOr<Role> role = store_.RoleOf(name, is_agent);
   if (!role.ok()) return grpc::Status(grpc::StatusCode::UNAVAILABLE, std::string(role.status().message()));
-  peer->name = name;
   peer->role = *role;
   if (!IsAllowed(*role, method)) {
     LogWarning("controller", name, " (", NameOf(*role), ") was denied ", method);

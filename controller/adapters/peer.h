@@ -14,6 +14,8 @@ namespace rb::controller {
 struct Peer {
   std::string name;
   Role role = Role::kNone;
+  // Its address, as gRPC writes it.
+  std::string from;
   absl::Time certificate_expires_at;
 };
 
@@ -21,8 +23,8 @@ struct Peer {
 class Authorizer {
  public:
   explicit Authorizer(Store& store) : store_(store) {}
-  // OK and fills `peer`, or the refusal to send: UNAUTHENTICATED without a certificate of ours, PERMISSION_DENIED when
-  // the table does not allow it (with an rb.v1.Refusal in the details).
+  // OK and fills `peer` (as far as it is known, also when refused), or the refusal to send: UNAUTHENTICATED without a
+  // certificate of ours, PERMISSION_DENIED when the table does not allow it (with an rb.v1.Refusal in the details).
   grpc::Status Authorize(const grpc::CallbackServerContext& context, const char* method, Peer* peer);
 
  private:

@@ -2,6 +2,7 @@
 
 #include <sqlite3.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,11 +10,12 @@
 #include "absl/time/clock.h"
 #include "common/failpoint.h"
 #include "common/status.h"
+#include "common/text.h"
 
 namespace rb::controller {
 namespace {
 
-constexpr int kSchemaVersion = 1;
+constexpr int kSchemaVersion = 2;
 constexpr int kBusyTimeoutMs = 5000;
 
 constexpr char kSchema[] = R"sql(
@@ -30,6 +32,17 @@ constexpr char kSchema[] = R"sql(
                       PRIMARY KEY (service, environment)) STRICT;
   CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
   INSERT INTO counters VALUES ('fencing', 0);
+)sql";
+
+// Since version 2. Nothing in it is ever changed or removed, not even by us.
+constexpr char kAuditSchema[] = R"sql(
+  CREATE TABLE audit (number INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, who TEXT NOT NULL, role TEXT NOT NULL,
+                      source TEXT NOT NULL, request TEXT NOT NULL, subject TEXT NOT NULL, reason TEXT NOT NULL,
+                      allowed INTEGER NOT NULL, refusal TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
+  CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END;
+  CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END;
 )sql";
 
 absl::Status SqliteStatus(sqlite3* database, absl::string_view what) {
@@ -114,7 +127,8 @@ absl::Status Store::Setup() {
   RB_RETURN_IF_ERROR(Execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"));
   if (version == kSchemaVersion) return absl::OkStatus();
   RB_RETURN_IF_ERROR(Begin());
-  absl::Status made = Execute(kSchema);
+  absl::Status made = version == 0 ? Execute(kSchema) : absl::OkStatus();
+  if (made.ok()) made = Execute(kAuditSchema);
   if (made.ok()) made = Execute(absl::StrCat("PRAGMA user_version = ", kSchemaVersion).c_str());
   return End(made);
 }
@@ -338,6 +352,82 @@ absl::Status Store::ReleaseLock(const std::string& operation_id) {
 absl::Status Store::ReleaseStaleLocks() {
   MutexLock lock(mutex_);
   return Execute("DELETE FROM locks WHERE operation_id NOT IN (SELECT id FROM operations WHERE ended = 0)");
+}
+
+absl::StatusOr<std::vector<AuditRecord>> Store::ReadAudit(Statement* statement) {
+  std::vector<AuditRecord> records;
+  while (true) {
+    RB_ASSIGN_OR_RETURN(const bool row, statement->Step());
+    if (!row) return records;
+    AuditRecord record;
+    record.number = static_cast<uint64_t>(statement->Number(0));
+    record.at = absl::FromUnixMicros(statement->Number(1));
+    record.who = statement->Text(2);
+    record.role = statement->Text(3);
+    record.from = statement->Text(4);
+    record.request = statement->Text(5);
+    record.subject = statement->Text(6);
+    record.reason = statement->Text(7);
+    record.allowed = statement->Number(8) != 0;
+    record.refusal = statement->Text(9);
+    const std::string hash = statement->Text(10);
+    // Of another length it is not one of ours; a zero is never the right one.
+    if (hash.size() == record.hash.bytes.size()) std::copy(hash.begin(), hash.end(), record.hash.bytes.begin());
+    records.push_back(std::move(record));
+  }
+}
+
+absl::Status Store::AppendAudit(AuditRecord record, bool durable) {
+  for (std::string* text :
+       {&record.who, &record.role, &record.from, &record.request, &record.subject, &record.reason, &record.refusal}) {
+    *text = Truncate(*text, kLongestAuditField);
+  }
+  record.at = absl::FromUnixMicros(absl::ToUnixMicros(record.at));
+  MutexLock lock(mutex_);
+  // Without a flush at the commit; the next durable one flushes it as well.
+  if (!durable) RB_RETURN_IF_ERROR(Execute("PRAGMA synchronous = NORMAL"));
+  const auto append = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> absl::Status {
+    Statement last(database_, "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1");
+    RB_ASSIGN_OR_RETURN(const bool row, last.Step());
+    Digest before;
+    if (row) {
+      record.number = static_cast<uint64_t>(last.Number(0)) + 1;
+      const std::string hash = last.Text(1);
+      if (hash.size() == before.bytes.size()) std::copy(hash.begin(), hash.end(), before.bytes.begin());
+    } else {
+      record.number = 1;
+    }
+    record.hash = AuditHash(before, record);
+    Statement insert(database_, "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+    insert.BindNumber(static_cast<int64_t>(record.number)).BindNumber(absl::ToUnixMicros(record.at));
+    for (const std::string* text :
+         {&record.who, &record.role, &record.from, &record.request, &record.subject, &record.reason}) {
+      insert.Bind(*text);
+    }
+    insert.BindNumber(record.allowed ? 1 : 0).Bind(record.refusal);
+    insert.BindBlob(
+        absl::string_view(reinterpret_cast<const char*>(record.hash.bytes.data()), record.hash.bytes.size()));
+    return insert.Run();
+  };
+  absl::Status appended = Begin();
+  if (appended.ok()) appended = End(append());
+  if (!durable) RB_RETURN_IF_ERROR(Execute("PRAGMA synchronous = FULL"));
+  return appended;
+}
+
+absl::StatusOr<std::vector<AuditRecord>> Store::AuditAfter(uint64_t after, size_t limit) {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "SELECT * FROM audit WHERE number > ? ORDER BY number LIMIT ?");
+  statement.BindNumber(static_cast<int64_t>(after)).BindNumber(static_cast<int64_t>(limit));
+  return ReadAudit(&statement);
+}
+
+absl::StatusOr<std::vector<AuditRecord>> Store::AuditBefore(uint64_t before, size_t limit) {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "SELECT * FROM audit WHERE ? = 0 OR number < ? ORDER BY number DESC LIMIT ?");
+  statement.BindNumber(static_cast<int64_t>(before)).BindNumber(static_cast<int64_t>(before));
+  statement.BindNumber(static_cast<int64_t>(limit));
+  return ReadAudit(&statement);
 }
 
 absl::StatusOr<std::string> Store::LockHolder(const std::string& service, const std::string& environment) {

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "common/mutex.h"
 #include "controller/core/access.h"
+#include "controller/core/audit.h"
 
 struct sqlite3;
 
@@ -76,11 +77,20 @@ class Store {
   // Gives back locks whose operation was never recorded, or has ended: a controller that was killed in between left
   // them.
   absl::Status ReleaseStaleLocks();
+  // Puts the record at the end of the audit log, with its number and hash. `durable` false: a power cut may take it
+  // away again, which is enough for what only reads.
+  absl::Status AppendAudit(AuditRecord record, bool durable);
+  // Records with number > `after`, oldest first.
+  absl::StatusOr<std::vector<AuditRecord>> AuditAfter(uint64_t after, size_t limit);
+  // Records with number < `before` (0: all), newest first.
+  absl::StatusOr<std::vector<AuditRecord>> AuditBefore(uint64_t before, size_t limit);
+
   absl::StatusOr<std::string> LockHolder(const std::string& service, const std::string& environment);
 
  private:
   explicit Store(sqlite3* database) : database_(database) {}
   class Statement;
+  static absl::StatusOr<std::vector<AuditRecord>> ReadAudit(Statement* statement);
   absl::Status Execute(const char* sql) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Begin() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Commits when `status` is OK, else rolls back; returns the first error.

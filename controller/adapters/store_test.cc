@@ -67,6 +67,33 @@ TEST_F(StoreTest, EventsComeBackInOrderAfterReopening) {
   EXPECT_EQ(found->snapshot, "snapshot of op-1");
 }
 
+TEST_F(StoreTest, TheAuditLogIsOnlyAppendedToAndHangsTogether) {
+  AuditRecord record;
+  record.at = absl::FromUnixSeconds(1'800'000'000) + absl::Nanoseconds(1'234'567);
+  record.who = "anna";
+  record.request = "GetStatus";
+  record.reason = std::string(2 * kLongestAuditField, 'x');
+  for (const bool durable : {true, false, true}) RB_ASSERT_OK(store_->AppendAudit(record, durable));
+  Reopen();
+  RB_ASSERT_OK(store_->AppendAudit(record, true));
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<AuditRecord> all, store_->AuditAfter(0, 100));
+  ASSERT_EQ(all.size(), 4u);
+  AuditCheck check(std::nullopt);
+  for (const AuditRecord& one : all) EXPECT_TRUE(check.Take(one)) << check.problem();
+  EXPECT_TRUE(check.Finish());
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<AuditRecord> newest, store_->AuditBefore(0, 2));
+  ASSERT_EQ(newest.size(), 2u);
+  EXPECT_EQ(newest[0].number, 4u);
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<AuditRecord> older, store_->AuditBefore(2, 10));
+  ASSERT_EQ(older.size(), 1u);
+  EXPECT_EQ(older[0].hash, all[0].hash);
+  sqlite3* raw = nullptr;
+  ASSERT_EQ(sqlite3_open(path_.c_str(), &raw), SQLITE_OK);
+  EXPECT_NE(sqlite3_exec(raw, "UPDATE audit SET who = 'x'", nullptr, nullptr, nullptr), SQLITE_OK);
+  EXPECT_NE(sqlite3_exec(raw, "DELETE FROM audit", nullptr, nullptr, nullptr), SQLITE_OK);
+  sqlite3_close(raw);
+}
+
 TEST_F(StoreTest, AnEventIsNeverWrittenOverAnother) {
   RB_ASSERT_OK(store_->AppendEvent(Operation("op-1"), 1, "accepted", ""));
   StoredOperation changed = Operation("op-1");

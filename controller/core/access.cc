@@ -6,16 +6,25 @@ namespace {
 struct Rule {
   absl::string_view method;
   Role least;
+  bool changes;
 };
 
 // proto/rb/v1/fleet_service.proto says the same beside each call.
 constexpr Rule kRules[] = {
-    {"/rb.v1.FleetService/PlanOperation", Role::kViewer},      {"/rb.v1.FleetService/StartOperation", Role::kOperator},
-    {"/rb.v1.FleetService/GetOperation", Role::kViewer},       {"/rb.v1.FleetService/ListOperations", Role::kViewer},
-    {"/rb.v1.FleetService/WatchOperation", Role::kViewer},     {"/rb.v1.FleetService/AbortOperation", Role::kOperator},
-    {"/rb.v1.FleetService/PauseOperation", Role::kOperator},   {"/rb.v1.FleetService/ResumeOperation", Role::kOperator},
-    {"/rb.v1.FleetService/ApproveOperation", Role::kOperator}, {"/rb.v1.FleetService/ListReleases", Role::kViewer},
-    {"/rb.v1.FleetService/ListAgents", Role::kViewer},         {"/rb.v1.FleetService/GetStatus", Role::kViewer},
+    {"/rb.v1.FleetService/PlanOperation", Role::kViewer, false},
+    {"/rb.v1.FleetService/StartOperation", Role::kOperator, true},
+    {"/rb.v1.FleetService/GetOperation", Role::kViewer, false},
+    {"/rb.v1.FleetService/ListOperations", Role::kViewer, false},
+    {"/rb.v1.FleetService/WatchOperation", Role::kViewer, false},
+    {"/rb.v1.FleetService/AbortOperation", Role::kOperator, true},
+    {"/rb.v1.FleetService/PauseOperation", Role::kOperator, true},
+    {"/rb.v1.FleetService/ResumeOperation", Role::kOperator, true},
+    {"/rb.v1.FleetService/ApproveOperation", Role::kOperator, true},
+    {"/rb.v1.FleetService/ListReleases", Role::kViewer, false},
+    {"/rb.v1.FleetService/ListAgents", Role::kViewer, false},
+    {"/rb.v1.FleetService/GetStatus", Role::kViewer, false},
+    {"/rb.v1.FleetService/ListAuditRecords", Role::kOperator, false},
+    {"/rb.v1.FleetService/VerifyAudit", Role::kOperator, false},
 };
 constexpr absl::string_view kAgentLink = "/rb.v1.AgentLink/Connect";
 
@@ -28,6 +37,13 @@ bool IsAllowed(Role role, absl::string_view method) {
     if (rule.method == method) return role >= rule.least;
   }
   return false;
+}
+
+bool ChangesSomething(absl::string_view method) {
+  for (const Rule& rule : kRules) {
+    if (rule.method == method) return rule.changes;
+  }
+  return method != kAgentLink;
 }
 
 bool ParseRole(absl::string_view text, Role* role) {

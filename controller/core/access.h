@@ -14,6 +14,9 @@ enum class Role { kNone, kAgent, kViewer, kOperator, kAdmin };
 // may, an operator what a viewer may; an agent may use its link alone.
 bool IsAllowed(Role role, absl::string_view method);
 
+// Whether a call changes something: such a call is not carried out when it cannot be put on record.
+bool ChangesSomething(absl::string_view method);
+
 bool ParseRole(absl::string_view text, Role* role);
 absl::string_view NameOf(Role role);
 

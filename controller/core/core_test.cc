@@ -84,10 +84,13 @@ TEST(Access, OnlyWhatTheTableAllows) {
     const char* method;
     Role least;
   } calls[] = {
-      {"PlanOperation", Role::kViewer},    {"StartOperation", Role::kOperator},  {"GetOperation", Role::kViewer},
-      {"ListOperations", Role::kViewer},   {"WatchOperation", Role::kViewer},    {"AbortOperation", Role::kOperator},
-      {"PauseOperation", Role::kOperator}, {"ResumeOperation", Role::kOperator}, {"ApproveOperation", Role::kOperator},
-      {"ListReleases", Role::kViewer},     {"ListAgents", Role::kViewer},        {"GetStatus", Role::kViewer},
+      {"PlanOperation", Role::kViewer},      {"StartOperation", Role::kOperator},
+      {"GetOperation", Role::kViewer},       {"ListOperations", Role::kViewer},
+      {"WatchOperation", Role::kViewer},     {"AbortOperation", Role::kOperator},
+      {"PauseOperation", Role::kOperator},   {"ResumeOperation", Role::kOperator},
+      {"ApproveOperation", Role::kOperator}, {"ListAuditRecords", Role::kOperator},
+      {"VerifyAudit", Role::kOperator},      {"ListReleases", Role::kViewer},
+      {"ListAgents", Role::kViewer},         {"GetStatus", Role::kViewer},
   };
   for (const auto& call : calls) {
     const std::string method = absl::StrCat("/rb.v1.FleetService/", call.method);

@@ -272,6 +272,18 @@ absl::StatusOr<v1::Operation> FleetClient::Approve(const std::string& operation_
   return response.operation();
 }
 
+absl::StatusOr<v1::ListAuditRecordsResponse> FleetClient::AuditRecords(uint32_t limit) {
+  v1::ListAuditRecordsRequest request;
+  request.set_page_size(limit);
+  return channel_->Call(&v1::FleetService::Stub::ListAuditRecords, request);
+}
+
+absl::StatusOr<v1::VerifyAuditResponse> FleetClient::VerifyAudit(const std::string& expected_hash) {
+  v1::VerifyAuditRequest request;
+  request.set_expected_hash(expected_hash);
+  return channel_->Call(&v1::FleetService::Stub::VerifyAudit, request);
+}
+
 absl::StatusOr<v1::ListReleasesResponse> FleetClient::Releases(const std::string& environment,
                                                                const std::string& service) {
   v1::ListReleasesRequest request;

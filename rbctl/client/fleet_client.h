@@ -53,6 +53,8 @@ class FleetClient {
   // `reason` is not used: a resumption has none.
   absl::StatusOr<v1::Operation> Resume(const std::string& operation_id, const std::string& reason);
   absl::StatusOr<v1::Operation> Approve(const std::string& operation_id, const std::string& reason);
+  absl::StatusOr<v1::ListAuditRecordsResponse> AuditRecords(uint32_t limit);
+  absl::StatusOr<v1::VerifyAuditResponse> VerifyAudit(const std::string& expected_hash);
   absl::StatusOr<v1::ListReleasesResponse> Releases(const std::string& environment, const std::string& service);
   absl::StatusOr<v1::ListAgentsResponse> Agents();
   absl::StatusOr<v1::GetStatusResponse> Status(const std::string& environment, const std::string& service);

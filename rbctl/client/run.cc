@@ -49,6 +49,17 @@ class Runner {
         return response.ok() ? Print(RenderAgents(*response, terminal_.style), JsonAgents(*response))
                              : Failed(response.status(), false);
       }
+      case Verb::kAuditList: {
+        const auto response = client_.AuditRecords(command_.limit);
+        return response.ok() ? Print(RenderAudit(*response, terminal_.style), JsonAudit(*response))
+                             : Failed(response.status(), false);
+      }
+      case Verb::kAuditVerify: {
+        const auto response = client_.VerifyAudit(command_.expected_hash);
+        if (!response.ok()) return Failed(response.status(), false);
+        Print(RenderAuditCheck(*response, terminal_.style), JsonAuditCheck(*response));
+        return response->intact() ? kDone : kFailedNothingChanged;
+      }
       case Verb::kWatch: {
         const auto response = client_.Get(command_.operation_id);
         return response.ok() ? Watch(response->operation()) : Failed(response.status(), false);

@@ -413,6 +413,17 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
   list->add_option("--service", command.service, "Only this service");
   list->footer("Example:\n  rbctl backup list prod");
 
+  CLI::App* audit = app.add_subcommand("audit", "Who asked for what, from where, and was it allowed");
+  audit->require_subcommand(1);
+  CLI::App* audit_list = audit->add_subcommand("list", "The last requests, newest first");
+  audit_list->add_option("--last", command.limit, "How many at most; 20 when left out")->check(CLI::Range(1, 1000));
+  audit_list->footer("Example:\n  rbctl audit list --last 50");
+  CLI::App* audit_verify = audit->add_subcommand("verify", "Whether the log is what was written");
+  audit_verify
+      ->add_option("--expect", command.expected_hash, "A hash that you noted and that has to be in it, 64 digits")
+      ->type_name("HASH");
+  audit_verify->footer("Example:\n  rbctl audit verify");
+
   CLI::App* agents = app.add_subcommand("agents", "The agents that the controller knows");
   CLI::App* completion = app.add_subcommand("completion", "Print a completion script");
   completion->add_option("SHELL", shell, "bash, zsh or fish")
@@ -519,6 +530,10 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
     problem = FillSpec(flags, v1::OPERATION_KIND_VERIFICATION, now, &command.spec);
   } else if (list->parsed()) {
     command.verb = Verb::kBackupList;
+  } else if (audit_list->parsed()) {
+    command.verb = Verb::kAuditList;
+  } else if (audit_verify->parsed()) {
+    command.verb = Verb::kAuditVerify;
   } else if (agents->parsed()) {
     command.verb = Verb::kAgents;
   } else if (completion->parsed()) {

@@ -38,6 +38,8 @@ enum class Verb {
   kApprove,
   kBackupList,
   kAgents,
+  kAuditList,
+  kAuditVerify,
   kPrint,  // `text` and nothing else: version, completion
 };
 
@@ -52,8 +54,10 @@ struct Command {
   std::string operation_id;
   // kAbort, kPause, kApprove.
   std::string reason;
-  // kHistory.
+  // kHistory, kAuditList.
   uint32_t limit = 20;
+  // kAuditVerify. Empty: none.
+  std::string expected_hash;
   bool wait = true;
   // Do not ask before --force or data.
   bool yes = false;

@@ -281,6 +281,33 @@ std::string JsonReleases(const v1::ListReleasesResponse& response) {
   return Dump({{"hosts", hosts}});
 }
 
+std::string JsonAudit(const v1::ListAuditRecordsResponse& response) {
+  Json records = Json::array();
+  for (const v1::AuditRecord& record : response.records()) {
+    records.push_back({{"number", record.number()},
+                       {"at", Time(record.has_at(), record.at())},
+                       {"who", record.who()},
+                       {"role", record.role()},
+                       {"from", record.from()},
+                       {"request", record.request()},
+                       {"subject", record.subject()},
+                       {"reason", record.reason()},
+                       {"allowed", record.allowed()},
+                       {"refusal", record.refusal()},
+                       {"hash", record.hash()}});
+  }
+  return Dump({{"records", records}});
+}
+
+std::string JsonAuditCheck(const v1::VerifyAuditResponse& response) {
+  return Dump({{"intact", response.intact()},
+               {"count", response.count()},
+               {"head", response.head()},
+               {"bad_number", response.bad_number()},
+               {"problem", response.problem()},
+               {"exit_code", response.intact() ? 0 : 1}});
+}
+
 std::string JsonAgents(const v1::ListAgentsResponse& response) {
   Json agents = Json::array();
   for (const v1::Agent& agent : response.agents()) {

@@ -15,6 +15,8 @@ std::string JsonPlan(const v1::Plan& plan);
 std::string JsonOperation(const v1::Operation& operation, int exit_code);
 std::string JsonShow(const v1::GetOperationResponse& response);
 std::string JsonReleases(const v1::ListReleasesResponse& response);
+std::string JsonAudit(const v1::ListAuditRecordsResponse& response);
+std::string JsonAuditCheck(const v1::VerifyAuditResponse& response);
 std::string JsonAgents(const v1::ListAgentsResponse& response);
 std::string JsonRefusal(const v1::OperationSpec& spec, const v1::Refusal& refusal, int exit_code);
 // What could not be done at all. `outcome`: "refused", "unreachable", "unknown" or "failed".

@@ -378,6 +378,30 @@ std::string RenderReleases(const v1::ListReleasesResponse& response, const Style
   return Table(rows) + notes;
 }
 
+std::string RenderAudit(const v1::ListAuditRecordsResponse& response, const Style& style) {
+  if (response.records().empty()) return "No records.\n";
+  std::vector<Row> rows = {{"NUMBER", "AT", "WHO", "ROLE", "FROM", "REQUEST", "ABOUT", "ALLOWED", "REASON"}};
+  for (const v1::AuditRecord& record : response.records()) {
+    rows.push_back({absl::StrCat(record.number()), Time(record.has_at(), record.at()), Dash(Text(record.who())),
+                    Text(record.role()), Dash(Text(record.from())), Text(record.request()),
+                    Dash(Text(record.subject())),
+                    record.allowed() ? "yes" : Paint(style, kRed, absl::StrCat("NO: ", Text(record.refusal()))),
+                    Dash(Text(record.reason()))});
+  }
+  return Table(rows);
+}
+
+std::string RenderAuditCheck(const v1::VerifyAuditResponse& response, const Style& style) {
+  if (!response.intact()) {
+    return absl::StrCat(Paint(style, kRed, "The audit log is NOT intact"), ": ", Text(response.problem()), "\n",
+                        response.count(), " records before that are in order; head ", Text(response.head()), "\n",
+                        NextCommands({"compare with a copy of controller.db; what the operations did: rbctl history"}));
+  }
+  return absl::StrCat(response.count(), " records, intact; head ", Text(response.head()), "\n",
+                      "Note the head elsewhere: it finds a log that was cut off or written anew.\n",
+                      NextCommands({absl::StrCat("later: rbctl audit verify --expect ", Text(response.head()))}));
+}
+
 std::string RenderAgents(const v1::ListAgentsResponse& response, const Style& style) {
   if (response.agents().empty()) {
     return "No agent has joined.\nNext: rb-controller token NAME, on the controller\n";

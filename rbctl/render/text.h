@@ -22,6 +22,8 @@ std::string RenderShow(const v1::GetOperationResponse& response, const Style& st
 // The recovery report: a line per host, what went wrong, the summary, the next commands.
 std::string RenderReport(const v1::Operation& operation, const Style& style);
 std::string RenderReleases(const v1::ListReleasesResponse& response, const Style& style);
+std::string RenderAudit(const v1::ListAuditRecordsResponse& response, const Style& style);
+std::string RenderAuditCheck(const v1::VerifyAuditResponse& response, const Style& style);
 std::string RenderAgents(const v1::ListAgentsResponse& response, const Style& style);
 std::string RenderRefusal(const v1::Refusal& refusal, const Style& style);
 // "TIME OPERATION-STATE HOST TEXT"; HOST is "-" when it is about all of them. One line whatever is in it.

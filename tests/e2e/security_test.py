@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import ssl
 import sys
 import unittest
@@ -69,13 +70,84 @@ class Security(unittest.TestCase):
         cls.fleet.deploy("test", "v1.0.0")
         cls.fleet.deploy("test", "v1.1.0")
 
-    def operator(self, name, role):
-        folder = self.fleet.path(f"identity-{name}")
-        self.fleet.program("rb-controller", "operator", "add", name, "--role", role, "--out", folder, "--dir",
-                           self.fleet.path("controller"))
-        if not os.path.exists(os.path.join(folder, "controller")):
-            shutil.copy(os.path.join(self.fleet.identity, "controller"), folder)
-        return folder
+    def records(self, **wanted):
+        """The audit log's, newest first."""
+        records = self.fleet.rbctl_json("audit", "list", "--last", "1000")["records"]
+        return [one for one in records if all(one[key] == value for key, value in wanted.items())]
+
+    def test_every_request_is_on_record_allowed_or_not(self):
+        fleet = self.fleet
+        viewer = fleet.operator("victor", "viewer")
+        fleet.rbctl("rollback", "test", "--to", "v1.0.0", "--reason", "not mine", identity=viewer, code=5)
+        record = self.records(who="victor", request="StartOperation")[0]
+        self.assertFalse(record["allowed"])
+        self.assertIn("viewer", record["refusal"])
+        self.assertEqual((record["role"], record["subject"], record["reason"]),
+                         ("viewer", "rollback test to v1.0.0", "not mine"))
+        self.assertIn("127.0.0.1", record["from"])
+        fleet.rbctl("rollback", "test", "--to", "v9.9.9", "--reason", "no such thing", code=5)
+        self.assertFalse(self.records(who="alice", reason="no such thing")[0]["allowed"], "refused by the plan")
+        fleet.rbctl("status", identity=viewer)
+        self.assertTrue(self.records(who="victor", request="GetStatus")[0]["allowed"])
+        self.assertTrue(self.records(who="local", request="operator add", subject="victor as viewer"))
+        self.assertTrue(self.records(request="Join", subject="test-1"))
+        self.assertTrue(self.records(who="test-1", request="Connect"))
+        fleet.rbctl("audit", "list", identity=viewer, code=5)
+        text = fleet.rbctl("audit", "list", "--last", "1000").out
+        for secret in ("BEGIN", "PRIVATE"):
+            self.assertNotIn(secret, text)
+
+    def test_the_audit_log_shows_what_was_done_to_it(self):
+        with Fleet({"test": ["test-1"]}) as fleet:
+            fleet.rbctl("status")
+            head = fleet.rbctl_json("audit", "verify")["head"]
+            fleet.rbctl("status")
+            run = fleet.rbctl("audit", "verify", "--expect", head)
+            self.assertIn("intact", run.out)
+            fleet.rbctl("audit", "verify", "--expect", "12", code=5)
+            self.assertIn("no record has the hash", fleet.rbctl("audit", "verify", "--expect", "0" * 64, code=1).out)
+            fleet.kill("controller")
+            path = fleet.path("controller", "controller.db")
+
+            def change(*statements):
+                connection = sqlite3.connect(path)
+                with connection:
+                    for statement in statements:
+                        connection.execute(statement)
+                self.assertEqual(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0], 0)
+                connection.close()
+
+            def check(code, says):
+                run = fleet.program("rb-controller", "audit", "verify", "--dir", fleet.path("controller"), code=code)
+                self.assertIn(says, run.out + run.err)
+            check(0, "intact")
+            for statement in ("UPDATE audit SET who = 'nobody' WHERE number = 2", "DELETE FROM audit WHERE number = 2"):
+                with self.assertRaisesRegex(sqlite3.IntegrityError, "only appended to"):
+                    change(statement)
+            change("DROP TRIGGER audit_is_not_changed", "DROP TRIGGER audit_is_not_removed")
+            check(0, "intact")
+            with open(path, "rb") as f:
+                whole = f.read()
+            for statements, says in [
+                    (["UPDATE audit SET who = 'nobody' WHERE number = 2"], "record 2 is not what was written"),
+                    (["DELETE FROM audit WHERE number = 2"], "record 2 is missing"),
+                    (["DELETE FROM audit WHERE number = 2", "UPDATE audit SET number = number - 1 WHERE number > 2"],
+                     "record 2 is not what was written"),
+                    (["UPDATE audit SET number = -number WHERE number IN (2, 3)",
+                      "UPDATE audit SET number = 5 + number WHERE number < 0"], "record 2 is not what was written")]:
+                change(*statements)
+                check(1, says)
+                for extra in ("-wal", "-shm"):
+                    if os.path.exists(path + extra):
+                        os.remove(path + extra)
+                with open(path, "wb") as f:
+                    f.write(whole)
+                check(0, "intact")
+            change("UPDATE audit SET allowed = 1 - allowed WHERE number = 3")
+            fleet.start_controller()
+            fleet.wait_connected()
+            run = fleet.rbctl_json("audit", "verify", code=1)
+            self.assertEqual((run["intact"], run["bad_number"], run["count"]), (False, 3, 2))
 
     def test_without_a_client_certificate_the_handshake_fails(self):
         context = ssl.create_default_context(cafile=os.path.join(self.fleet.identity, "ca.crt"))
@@ -110,7 +182,7 @@ class Security(unittest.TestCase):
         self.assertNotIn("test-1", run.out)
 
     def test_roles(self):
-        viewer, operator = self.operator("vera", "viewer"), self.operator("otto", "operator")
+        viewer, operator = self.fleet.operator("vera", "viewer"), self.fleet.operator("otto", "operator")
         self.fleet.rbctl("status", "test", identity=viewer)
         before = (self.fleet.attributes("test-1"), self.fleet.service_pid("test-1"))
         run = self.fleet.rbctl("rollback", "test", "--to", "v1.0.0", identity=viewer, code=5)

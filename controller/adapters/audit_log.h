@@ -1,0 +1,42 @@
+// Puts requests on record, see core/audit.h.
+#ifndef RB_CONTROLLER_ADAPTERS_AUDIT_LOG_H_
+#define RB_CONTROLLER_ADAPTERS_AUDIT_LOG_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "common/clock.h"
+#include "controller/adapters/peer.h"
+#include "controller/adapters/store.h"
+
+namespace rb::controller {
+
+// What a request is about, in words for the record.
+struct AuditSubject {
+  std::string subject;
+  std::string reason;
+};
+
+// Thread-safe. Nothing is owned.
+class AuditLog {
+ public:
+  AuditLog(Store& store, Clock& clock) : store_(store), clock_(clock) {}
+
+  // `method` is the full gRPC name, `outcome` OK when the caller may do it. An error means that there is no record:
+  // what would change something is then not carried out. Durable when OK, for what changes something or was refused.
+  absl::Status Record(const Peer& peer, absl::string_view method, const AuditSubject& about,
+                      const grpc::Status& outcome);
+  // For what is typed on the controller's own host; durable when OK.
+  absl::Status RecordLocal(const std::string& request, const std::string& subject);
+
+ private:
+  Store& store_;
+  Clock& clock_;
+};
+
+}  // namespace rb::controller
+
+#endif  // RB_CONTROLLER_ADAPTERS_AUDIT_LOG_H_

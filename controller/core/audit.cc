@@ -1,0 +1,58 @@
+#include "controller/core/audit.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace rb::controller {
+namespace {
+
+void AppendNumber(uint64_t number, std::string* out) {
+  for (int shift = 56; shift >= 0; shift -= 8) out->push_back(static_cast<char>(number >> shift));
+}
+
+void AppendText(const std::string& text, std::string* out) {
+  AppendNumber(text.size(), out);
+  out->append(text);
+}
+
+}  // namespace
+
+Digest AuditHash(const Digest& before, const AuditRecord& record) {
+  std::string input(reinterpret_cast<const char*>(before.bytes.data()), before.bytes.size());
+  AppendNumber(record.number, &input);
+  AppendNumber(static_cast<uint64_t>(absl::ToUnixMicros(record.at)), &input);
+  for (const std::string* text :
+       {&record.who, &record.role, &record.from, &record.request, &record.subject, &record.reason, &record.refusal}) {
+    AppendText(*text, &input);
+  }
+  input.push_back(record.allowed ? 1 : 0);
+  return Sha256Of(input);
+}
+
+bool AuditCheck::Take(const AuditRecord& record) {
+  if (!problem_.empty()) return false;
+  if (record.number != count_ + 1) {
+    bad_number_ = count_ + 1;
+    problem_ = absl::StrCat("record ", count_ + 1, " is missing: removed, or given another number");
+    return false;
+  }
+  if (AuditHash(head_, record) != record.hash) {
+    bad_number_ = record.number;
+    problem_ = absl::StrCat("record ", record.number,
+                            " is not what was written: it was edited, or it, or the one before it, stood elsewhere");
+    return false;
+  }
+  ++count_;
+  head_ = record.hash;
+  seen_ = seen_ || (expected_.has_value() && *expected_ == head_);
+  return true;
+}
+
+bool AuditCheck::Finish() {
+  if (!problem_.empty()) return false;
+  if (!expected_.has_value() || seen_) return true;
+  problem_ = absl::StrCat("the chain holds together, but no record has the hash ", expected_->ToHex(),
+                          ": its end was cut off, or all of it was written anew");
+  return false;
+}
+
+}  // namespace rb::controller
