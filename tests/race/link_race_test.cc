@@ -2,7 +2,9 @@
 // outside of the tree is ever written, and nothing that the user may not read gets into it.
 //
 // RB_RACE_SECONDS: how long (default 10; CI takes 60).
+#include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -53,6 +55,27 @@ std::map<std::string, std::string> Describe(const std::string& folder) {
   return all;
 }
 
+// The attackers get the last processor for themselves, and we the others: on the processor on which we run, an attacker
+// does nothing. With one processor there is nothing to share.
+void TakeProcessors(bool attacker) {
+  cpu_set_t all;
+  CPU_ZERO(&all);
+  if (sched_getaffinity(0, sizeof(all), &all) != 0 || CPU_COUNT(&all) < 2) return;
+  size_t last = 0;
+  for (size_t i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(i, &all)) last = i;
+  }
+  cpu_set_t ours;
+  CPU_ZERO(&ours);
+  if (attacker) {
+    CPU_SET(last, &ours);
+  } else {
+    ours = all;
+    CPU_CLR(last, &ours);
+  }
+  EXPECT_EQ(sched_setaffinity(0, sizeof(ours), &ours), 0) << errno;
+}
+
 volatile sig_atomic_t g_enough = 0;
 
 // Never returns: as the service user, swaps what it owns for links to `outside` and back, at random. Ends at SIGTERM
@@ -61,6 +84,7 @@ volatile sig_atomic_t g_enough = 0;
 [[noreturn]] void Attack(const std::string& start, const std::vector<std::string>& folders, const std::string& outside,
                          unsigned seed) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  TakeProcessors(true);
   signal(SIGTERM, [](int) { g_enough = 1; });
   if (setgid(kServiceUser) != 0 || setuid(kServiceUser) != 0 || chdir(start.c_str()) != 0) _exit(1);
   std::mt19937 random(seed);
@@ -142,6 +166,7 @@ class LinkRace : public ::testing::Test {
       if (child == 0) Attack(start, folders, outside_, static_cast<unsigned>(attackers_.size() + 1));
       attackers_.push_back(child);
     }
+    TakeProcessors(false);
   }
   void EndAttackers() {
     for (const pid_t attacker : attackers_) {
