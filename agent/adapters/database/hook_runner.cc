@@ -171,6 +171,8 @@ class HookRunner::Run {
   absl::Status Wait(int fd, short events, bool may_be_cancelled) {
     const absl::Duration left = begun_ + hook_.timeout - runner_.clock_.Monotonic();
     if (left <= absl::ZeroDuration()) {
+      // It may have ended meanwhile.
+      if (!ended_) Look(-1, 0, absl::ZeroDuration());
       std::string text = absl::StrCat(what_, " did not end within ", FormatSeconds(hook_.timeout), " and was ended");
       if (ended_) absl::StrAppend(&text, ": a process that it left behind still held its output open");
       const absl::Status over = End(absl::DeadlineExceededError(text));
