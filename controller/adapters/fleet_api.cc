@@ -202,6 +202,8 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                   [this, context, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
                     absl::StatusOr<OperationSpec> spec = FromWire(request->spec());
                     if (!spec.ok()) return reactor->Finish(ToGrpc(spec.status()));
+                    // Not for callers to say.
+                    spec->drill_id.clear();
                     driver_.Start(
                         *spec, peer.name, request->idempotency_key(), [context] { return context->IsCancelled(); },
                         [this, reactor, peer, request, response](Driver::Started started) {

@@ -279,6 +279,7 @@ absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   spec.override_gates.assign(wire.override_gates().begin(), wire.override_gates().end());
   spec.wait_for_lock = FromProto(wire.wait_for_lock());
   spec.skip_offline = wire.skip_offline();
+  spec.drill_id = wire.drill_id();
   if (spec.wait_for_lock < absl::ZeroDuration() || spec.wait_for_lock > absl::Hours(24)) {
     return absl::InvalidArgumentError("waiting for a lock takes at most 24h. Nothing was changed");
   }
@@ -308,6 +309,7 @@ v1::OperationSpec ToWire(const OperationSpec& spec) {
   wire.mutable_through()->Add(spec.through.begin(), spec.through.end());
   wire.mutable_override_gates()->Add(spec.override_gates.begin(), spec.override_gates.end());
   wire.set_skip_offline(spec.skip_offline);
+  wire.set_drill_id(spec.drill_id);
   if (spec.wait_for_lock > absl::ZeroDuration()) *wire.mutable_wait_for_lock() = ToProto(spec.wait_for_lock);
   return wire;
 }

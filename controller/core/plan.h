@@ -53,6 +53,8 @@ struct OperationSpec {
   std::vector<std::string> override_gates;
   absl::Duration wait_for_lock;
   bool skip_offline = false;
+  // Part of a drill; empty: for real.
+  std::string drill_id;
 };
 
 // The environments that an operation changes, in order; each has a lock of its own.
