@@ -14,24 +14,24 @@
 namespace rb::controller {
 namespace {
 
-constexpr absl::Duration kInspectPatience = absl::Seconds(20);
-// A deploy brings the mirror up to date first.
-constexpr absl::Duration kFetchPatience = absl::Minutes(5);
 constexpr absl::Duration kStoreRetry = absl::Seconds(2);
-constexpr size_t kMostWatchers = 1000;
 constexpr size_t kMostRunning = 200;
-constexpr size_t kHistoryForGates = 100;
 constexpr size_t kHistoryForIntents = 500;
 constexpr size_t kLongestKey = 64;
-constexpr size_t kMostQueued = 100;
-// Whoever has given up is noticed by then.
-constexpr absl::Duration kQueueLook = absl::Seconds(1);
 
 }  // namespace
 
 Driver::Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock,
                ControllerMetrics& metrics)
-    : fleet_(std::move(fleet)), store_(store), sender_(sender), loop_(loop), clock_(clock), metrics_(metrics) {}
+    : fleet_(std::move(fleet)),
+      store_(store),
+      sender_(sender),
+      loop_(loop),
+      clock_(clock),
+      metrics_(metrics),
+      agents_(fleet_, clock_, metrics_),
+      planning_(fleet_, store_, sender_, loop_, clock_, agents_, intents_),
+      queue_(store_, loop_, clock_, [this](StartRequest request) { TryToStart(std::move(request)); }) {}
 
 void Driver::Fold(Running* running, const Event& event, std::vector<Effect>* effects) {
   Decision decision = Decide(running->operation, event);
@@ -118,7 +118,7 @@ absl::Status Driver::Take(Running* running, const Event& event) {
   CarryOut(running, effects);
   const auto still = running_.find(id);
   if (still == running_.end()) return absl::OkStatus();
-  Tell(still->second.get(), first_new, false);
+  Tell(*still->second, first_new);
   if (IsFinal(still->second->operation.state)) {
     Ended(*still->second);
     running_.erase(id);
@@ -211,16 +211,6 @@ absl::Status Driver::TakeLocks(const OperationSpec& spec, const std::string& id,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> Driver::LockHolder(const OperationSpec& spec, std::string* environment) {
-  for (const std::string& one : EnvironmentsOf(spec)) {
-    RB_ASSIGN_OR_RETURN(const std::string holder, store_.LockHolder(spec.service, one));
-    if (holder.empty()) continue;
-    *environment = one;
-    return holder;
-  }
-  return std::string();
-}
-
 void Driver::ArmDeadline(const std::string& operation_id, const StartStep& step) {
   loop_.PostAt(clock_.Monotonic() + step.delay + step.deadline, [this, operation_id, step] {
     const auto found = running_.find(operation_id);
@@ -243,125 +233,9 @@ void Driver::ArmDeadline(const std::string& operation_id, const StartStep& step)
 
 // ---- planning
 
-absl::StatusOr<PlanningHistory> Driver::HistoryFor(const Scope& scope) {
-  PlanningHistory history;
-  history.now = clock_.Now();
-  RB_ASSIGN_OR_RETURN(history.lock_holder, LockHolder(scope.spec, &history.locked_environment));
-  RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> operations,
-                      store_.List("", scope.spec.service, "", kHistoryForGates * fleet_.environments.size()));
-  for (const StoredOperation& stored : operations) {
-    v1::Operation operation;
-    if (!operation.ParseFromString(stored.snapshot) || operation.state() != v1::OPERATION_STATE_SUCCEEDED ||
-        operation.hosts().empty()) {
-      continue;
-    }
-    RB_ASSIGN_OR_RETURN(const OperationSpec spec, FromWire(operation.spec()));
-    if (!ChangesHosts(spec.kind)) continue;
-    for (const std::string& environment : EnvironmentsOf(spec)) {
-      history.passed[environment].push_back({operation.hosts(0).to_commit(), FromProto(operation.ended_at())});
-    }
-  }
-  if (scope.spec.kind == OperationKind::kUndo) {
-    const absl::StatusOr<StoredOperation> stored = store_.Find(scope.spec.undo_operation_id);
-    v1::Operation operation;
-    if (stored.ok() && operation.ParseFromString(stored->snapshot) && stored->environment == scope.spec.environment) {
-      std::map<std::string, std::string> releases;
-      for (const v1::HostProgress& host : operation.hosts()) {
-        if (!host.replaced_release().empty()) releases[host.host()] = host.replaced_release();
-      }
-      history.undo_releases = std::move(releases);
-      RB_ASSIGN_OR_RETURN(const OperationSpec undone, FromWire(operation.spec()));
-      history.undo_components = undone.components;
-    }
-  }
-  return history;
-}
-
-void Driver::MakePlanFor(const OperationSpec& asked, bool only_plan, std::function<void(rb::controller::Plan)> done) {
-  OperationSpec spec = asked;
-  Inspecting inspecting;
-  inspecting.scope.spec = spec;
-  if (spec.kind == OperationKind::kRepair) inspecting.scope.refusal = ResolveRepair(intents_, clock_.Now(), &spec);
-  if (!inspecting.scope.refusal.refused()) inspecting.scope = ResolveScope(spec, fleet_);
-  // Looking needs no reason.
-  if (only_plan && inspecting.scope.refusal.code == Refusal::Code::kReasonRequired)
-    inspecting.scope.refusal = Refusal();
-  inspecting.done = std::move(done);
-  const std::string key = absl::StrCat("plan-", RandomHex(6));
-  absl::StatusOr<PlanningHistory> history = PlanningHistory();
-  if (!inspecting.scope.refusal.refused()) history = HistoryFor(inspecting.scope);
-  if (!history.ok()) {
-    inspecting.scope.refusal.code = Refusal::Code::kStoreFull;
-    inspecting.scope.refusal.message = absl::StrCat(history.status().message(), ". Nothing was changed");
-  } else {
-    inspecting.history = *std::move(history);
-    NarrowToUndone(inspecting.history, &inspecting.scope);
-  }
-  // Whoever holds the lock is at work on these hosts: they are not to be disturbed by looking.
-  const bool look = !inspecting.scope.refusal.refused() && inspecting.history.lock_holder.empty();
-  if (look) {
-    for (const std::string& host : inspecting.scope.hosts) {
-      std::string undo_release;
-      if (spec.kind == OperationKind::kUndo) {
-        if (!inspecting.history.undo_releases.has_value() || inspecting.history.undo_releases->count(host) == 0) {
-          inspecting.inspections[host].connected = true;
-          continue;
-        }
-        undo_release = inspecting.history.undo_releases->at(host);
-      }
-      v1::ConnectResponse message;
-      *message.mutable_task() = InspectTask(inspecting.scope.spec, absl::StrCat(key, "/", host), undo_release);
-      if (sender_.Send(host, std::move(message))) {
-        inspecting.waiting.insert(host);
-      } else {
-        inspecting.inspections[host].connected = false;
-      }
-    }
-  }
-  const bool wait = !inspecting.waiting.empty();
-  const absl::Duration patience = spec.kind == OperationKind::kDeploy ? kFetchPatience : kInspectPatience;
-  inspecting_[key] = std::move(inspecting);
-  if (!wait) {
-    FinishInspecting(key);
-    return;
-  }
-  loop_.PostAt(clock_.Monotonic() + patience, [this, key] { FinishInspecting(key); });
-}
-
-void Driver::FinishInspecting(const std::string& key) {
-  const auto found = inspecting_.find(key);
-  if (found == inspecting_.end()) return;
-  Inspecting inspecting = std::move(found->second);
-  inspecting_.erase(found);
-  for (const std::string& host : inspecting.waiting) {
-    inspecting.inspections[host].connected = true;
-    inspecting.inspections[host].error = "the agent did not answer in time";
-  }
-  for (auto& [host, inspection] : inspecting.inspections) {
-    if (inspection.verdict == Verdict::kUnknown) inspection.verdict = LastVerdict(host, inspecting.scope.spec.service);
-  }
-  // Another operation may have taken the lock meanwhile.
-  if (const absl::StatusOr<std::string> holder =
-          LockHolder(inspecting.scope.spec, &inspecting.history.locked_environment);
-      holder.ok()) {
-    inspecting.history.lock_holder = *holder;
-  }
-  inspecting.done(MakePlan(inspecting.scope, fleet_, inspecting.inspections, inspecting.history));
-}
-
 void Driver::Plan(const OperationSpec& spec, std::function<void(absl::Status, v1::Plan)> done) {
-  MakePlanFor(spec, true,
-              [done = std::move(done)](const rb::controller::Plan& plan) { done(absl::OkStatus(), ToWire(plan)); });
-}
-
-Verdict Driver::LastVerdict(const std::string& host, const std::string& service) const {
-  const auto agent = agents_.find(host);
-  if (agent == agents_.end()) return Verdict::kUnknown;
-  const auto report = agent->second.reports.find(service);
-  if (report == agent->second.reports.end()) return Verdict::kUnknown;
-  return report->second.verdict() == v1::VERDICT_HEALTHY     ? Verdict::kHealthy
-         : report->second.verdict() == v1::VERDICT_UNHEALTHY ? Verdict::kUnhealthy
-                                                             : Verdict::kUnknown;
+  planning_.Make(spec, true,
+                 [done = std::move(done)](const rb::controller::Plan& plan) { done(absl::OkStatus(), ToWire(plan)); });
 }
 
 bool Driver::AnswerOfKey(const std::string& idempotency_key, Started* answer) {
@@ -391,7 +265,7 @@ void Driver::Start(const OperationSpec& spec, const std::string& by, const std::
     done(std::move(started));
     return;
   }
-  Queued request;
+  StartRequest request;
   request.spec = spec;
   request.by = by;
   request.idempotency_key = idempotency_key;
@@ -401,9 +275,9 @@ void Driver::Start(const OperationSpec& spec, const std::string& by, const std::
   TryToStart(std::move(request));
 }
 
-void Driver::TryToStart(Queued request) {
+void Driver::TryToStart(StartRequest request) {
   const OperationSpec spec = request.spec;
-  MakePlanFor(spec, false, [this, request = std::move(request)](rb::controller::Plan plan) mutable {
+  planning_.Make(spec, false, [this, request = std::move(request)](rb::controller::Plan plan) mutable {
     Started answer;
     // The same request, sent again while the first one was being planned.
     if (AnswerOfKey(request.idempotency_key, &answer)) {
@@ -420,48 +294,14 @@ void Driver::TryToStart(Queued request) {
     } else {
       answer.refusal = plan.refusal;
     }
-    const bool waits = answer.refusal.code == Refusal::Code::kLocked && clock_.Monotonic() < request.until &&
-                       queue_.size() < kMostQueued;
+    const bool waits =
+        answer.refusal.code == Refusal::Code::kLocked && clock_.Monotonic() < request.until && !queue_.full();
     if (!waits) {
       request.done(std::move(answer));
       return;
     }
-    // Whoever stood in it before keeps the place.
-    const auto place = request.was_first ? queue_.begin() : queue_.end();
-    queue_.insert(place, std::move(request));
-    LookAtQueueLater();
+    queue_.Add(std::move(request));
   });
-}
-
-void Driver::LookAtQueueLater() {
-  if (queue_.empty() || queue_timer_) return;
-  queue_timer_ = true;
-  loop_.PostAt(clock_.Monotonic() + kQueueLook, [this] {
-    queue_timer_ = false;
-    ServeQueue();
-    LookAtQueueLater();
-  });
-}
-
-void Driver::ServeQueue() {
-  std::set<std::string> served;
-  std::list<Queued> go;
-  for (auto request = queue_.begin(); request != queue_.end();) {
-    const bool is_over = clock_.Monotonic() >= request->until || (request->is_given_up && request->is_given_up());
-    std::string environment;
-    const absl::StatusOr<std::string> holder = LockHolder(request->spec, &environment);
-    bool is_first = true;
-    for (const std::string& one : EnvironmentsOf(request->spec)) {
-      is_first = served.insert(absl::StrCat(request->spec.service, "/", one)).second && is_first;
-    }
-    const auto next = std::next(request);
-    if (is_over || (is_first && holder.ok() && holder->empty())) go.splice(go.end(), queue_, request);
-    request = next;
-  }
-  for (Queued& request : go) {
-    request.was_first = true;
-    TryToStart(std::move(request));
-  }
 }
 
 Driver::Started Driver::Begin(rb::controller::Plan plan, const std::string& by, const std::string& idempotency_key) {
@@ -530,8 +370,7 @@ void Driver::VerifyAfterwards(const Operation& operation) {
 v1::Operation Driver::Shown(const Running& running) const {
   v1::Operation operation = ToWire(running.operation);
   for (v1::HostProgress& host : *operation.mutable_hosts()) {
-    const auto agent = agents_.find(host.host());
-    host.set_connected(agent != agents_.end() && agent->second.connected);
+    host.set_connected(agents_.IsConnected(host.host()));
     const auto stage = running.stages.find(host.host());
     if (stage != running.stages.end()) host.set_stage(stage->second);
   }
@@ -588,104 +427,15 @@ absl::StatusOr<v1::Operation> Driver::Ask(const std::string& id, const OperatorR
 }
 
 absl::StatusOr<uint64_t> Driver::Watch(const std::string& id, uint64_t after_sequence, Watcher watcher) {
-  if (watchers_.size() >= kMostWatchers) return absl::ResourceExhaustedError("too many are watching");
   std::vector<v1::OperationEvent> events;
   RB_ASSIGN_OR_RETURN(const v1::Operation operation, Get(id, &events));
   const bool is_running = running_.count(operation.id()) != 0;
-  bool told = false;
-  for (size_t i = 0; i < events.size(); ++i) {
-    if (events[i].sequence() <= after_sequence) continue;
-    v1::WatchOperationResponse update;
-    *update.mutable_event() = events[i];
-    const bool is_newest = i + 1 == events.size();
-    if (is_newest) *update.mutable_operation() = operation;
-    told = is_newest;
-    if (!watcher(update, is_newest && !is_running)) return 0;
-  }
-  if (!told) {
-    v1::WatchOperationResponse update;
-    *update.mutable_operation() = operation;
-    if (!watcher(update, !is_running)) return 0;
-  }
-  if (!is_running) return 0;
-  watchers_[next_watcher_] = {operation.id(), std::move(watcher)};
-  return next_watcher_++;
+  return watchers_.Add(operation, events, is_running, after_sequence, std::move(watcher));
 }
 
-void Driver::Unwatch(uint64_t number) { watchers_.erase(number); }
-
-void Driver::Tell(Running* running, size_t first_new_event, bool progress_only) {
-  const v1::Operation operation = Shown(*running);
-  const bool ended = IsFinal(running->operation.state);
-  for (auto entry = watchers_.begin(); entry != watchers_.end();) {
-    if (entry->second.operation_id != operation.id()) {
-      ++entry;
-      continue;
-    }
-    bool alive = true;
-    for (size_t i = first_new_event; alive && !progress_only && i < running->history.size(); ++i) {
-      v1::WatchOperationResponse update;
-      *update.mutable_event() = running->history[i];
-      const bool is_newest = i + 1 == running->history.size();
-      if (is_newest) *update.mutable_operation() = operation;
-      alive = entry->second.watcher(update, is_newest && ended);
-    }
-    if (progress_only) {
-      v1::WatchOperationResponse update;
-      *update.mutable_operation() = operation;
-      alive = entry->second.watcher(update, false);
-    }
-    entry = alive && !ended ? std::next(entry) : watchers_.erase(entry);
-  }
-}
-
-v1::ListAgentsResponse Driver::Agents() {
-  v1::ListAgentsResponse response;
-  std::map<std::string, std::set<std::string>> environments;
-  for (const auto& [name, service] : fleet_.services) {
-    for (const auto& [environment, hosts] : service.hosts) {
-      for (const std::string& host : hosts) environments[host].insert(environment);
-    }
-  }
-  for (const auto& [name, agent] : agents_) environments[name];
-  for (const auto& [name, of] : environments) {
-    v1::Agent* added = response.add_agents();
-    added->set_name(name);
-    added->mutable_environments()->Add(of.begin(), of.end());
-    const auto found = agents_.find(name);
-    if (found == agents_.end()) continue;
-    added->set_connected(found->second.connected);
-    *added->mutable_last_seen_at() = ToProto(found->second.last_seen_at);
-    added->set_program_version(found->second.hello.program_version());
-    *added->mutable_services() = found->second.hello.services();
-    *added->mutable_certificate_expires_at() = ToProto(found->second.certificate_expires_at);
-  }
-  return response;
-}
-
-v1::ListReleasesResponse Driver::Releases(const v1::ListReleasesRequest& request, absl::Status* status) {
-  v1::ListReleasesResponse response;
-  OperationSpec spec;
-  spec.kind = OperationKind::kBackup;
-  spec.environment = request.environment();
-  spec.service = request.service();
-  const Scope scope = ResolveScope(spec, fleet_);
-  if (scope.refusal.refused()) {
-    *status = absl::NotFoundError(scope.refusal.message);
-    return response;
-  }
-  for (const std::string& host : scope.hosts) {
-    v1::HostReleases* added = response.add_hosts();
-    added->set_host(host);
-    const auto agent = agents_.find(host);
-    if (agent == agents_.end()) continue;
-    added->set_connected(agent->second.connected);
-    const auto report = agent->second.reports.find(scope.spec.service);
-    if (report == agent->second.reports.end()) continue;
-    added->set_current_release(report->second.current_release());
-    *added->mutable_releases() = report->second.releases();
-  }
-  return response;
+void Driver::Tell(const Running& running, size_t first_new_event) {
+  if (!watchers_.Any(running.operation.id)) return;
+  watchers_.Tell(Shown(running), running.history, first_new_event, IsFinal(running.operation.state));
 }
 
 v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::Status* status) {
@@ -716,12 +466,9 @@ v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::
           const auto running = running_.find(*holder);
           if (running != running_.end()) added->set_operation_state(ToWire(running->second->operation.state));
         }
-        const auto agent = agents_.find(host);
-        if (agent == agents_.end()) continue;
-        added->set_connected(agent->second.connected);
-        const auto report = agent->second.reports.find(name);
-        if (report != agent->second.reports.end()) {
-          *added->mutable_report() = report->second;
+        added->set_connected(agents_.IsConnected(host));
+        if (const v1::ServiceReport* report = agents_.ReportOf(host, name); report != nullptr) {
+          *added->mutable_report() = *report;
           added->mutable_report()->clear_releases();
         }
       }
@@ -737,27 +484,8 @@ v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::
 
 // ---- agents
 
-void Driver::FillPolicies(const std::string& agent, v1::Welcome* welcome) const {
-  for (const auto& [name, service] : fleet_.services) {
-    for (const auto& [environment, hosts] : service.hosts) {
-      if (std::find(hosts.begin(), hosts.end(), agent) == hosts.end()) continue;
-      v1::ServicePolicy* policy = welcome->add_policies();
-      policy->set_service(name);
-      policy->set_retain_releases(service.retain_releases);
-      break;
-    }
-  }
-}
-
 void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at) {
-  AgentInfo& info = agents_[agent];
-  info.connected = true;
-  ++info.connection;
-  info.hello = hello;
-  info.last_seen_at = clock_.Now();
-  info.certificate_expires_at = certificate_expires_at;
-  metrics_.SetAgentsConnected(static_cast<size_t>(
-      std::count_if(agents_.begin(), agents_.end(), [](const auto& one) { return one.second.connected; })));
+  agents_.OnConnected(agent, hello, certificate_expires_at);
   std::vector<std::string> ids;
   for (const auto& [id, running] : running_) ids.push_back(id);
   for (const std::string& id : ids) {
@@ -775,63 +503,30 @@ void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, 
 }
 
 void Driver::OnAgentLost(const std::string& agent) {
-  AgentInfo& info = agents_[agent];
-  info.connected = false;
-  info.last_seen_at = clock_.Now();
-  metrics_.SetAgentsConnected(static_cast<size_t>(
-      std::count_if(agents_.begin(), agents_.end(), [](const auto& one) { return one.second.connected; })));
-  std::vector<std::string> ready;
-  for (auto& [key, inspecting] : inspecting_) {
-    if (inspecting.waiting.erase(agent) == 0) continue;
-    inspecting.inspections[agent].connected = false;
-    if (inspecting.waiting.empty()) ready.push_back(key);
-  }
-  for (const std::string& key : ready) FinishInspecting(key);
+  agents_.OnLost(agent);
+  planning_.OnAgentLost(agent);
 }
 
 void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report) {
-  AgentInfo& info = agents_[agent];
-  info.last_seen_at = clock_.Now();
-  if (info.reports.size() > 100 && info.reports.count(report.service()) == 0) return;
-  info.reports[report.service()] = report;
+  if (!agents_.OnReport(agent, report)) return;
   if (!report.open_operation_id().empty() && running_.count(report.open_operation_id()) == 0) {
     v1::ConnectResponse over;
     over.mutable_operation_over()->set_operation_id(report.open_operation_id());
     sender_.Send(agent, std::move(over));
   }
   LearnReport(report.service(), agent, report.current_commit(), report.drifted(), &intents_);
-  absl::Time proved = absl::InfinitePast();
-  for (const v1::Release& release : report.releases()) {
-    if (release.has_last_proved_at()) proved = std::max(proved, FromProto(release.last_proved_at()));
-  }
-  for (const auto& [name, service] : fleet_.services) {
-    if (name != report.service() || proved == absl::InfinitePast()) continue;
-    for (const auto& [environment, hosts] : service.hosts) {
-      if (std::find(hosts.begin(), hosts.end(), agent) != hosts.end()) {
-        metrics_.SetLastProved(environment, name, agent, proved);
-      }
-    }
-  }
 }
 
 void Driver::OnProgress(const std::string& agent, const v1::TaskProgress& progress) {
   const auto found = running_.find(progress.operation_id());
   if (found == running_.end()) return;
   found->second->stages[agent] = progress.stage();
-  Tell(found->second.get(), found->second->history.size(), true);
+  Tell(*found->second, found->second->history.size());
 }
 
 void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   const std::string& id = result.operation_id();
-  // The answer to an inspection: "plan-KEY/HOST".
-  if (const size_t slash = id.find('/'); slash != std::string::npos) {
-    const auto found = inspecting_.find(id.substr(0, slash));
-    if (found != inspecting_.end() && found->second.waiting.erase(agent) != 0) {
-      found->second.inspections[agent] = InspectionFromWire(result);
-      if (found->second.waiting.empty()) FinishInspecting(found->first);
-    }
-    return;
-  }
+  if (planning_.OnResult(agent, result)) return;
   const auto found = running_.find(id);
   if (found != running_.end()) {
     Event event = NewEvent(*found->second);
@@ -841,8 +536,8 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
       // Not acknowledged. When the agent connects anew it sends what it owes, and is asked again for what it refused:
       // then this one may be out of date.
       LogError("controller", id, ": ", taken.message(), "; the result is taken again in a moment");
-      loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, agent, result, connection = agents_[agent].connection] {
-        if (agents_[agent].connection == connection) OnResult(agent, result);
+      loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, agent, result, connection = agents_.Connection(agent)] {
+        if (agents_.Connection(agent) == connection) OnResult(agent, result);
       });
       return;
     }
@@ -856,7 +551,7 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
 void Driver::Ended(const Running& running) {
   const Operation& operation = running.operation;
   LogInfo("controller", operation.id, " ", std::string(NameOf(operation.state)), ": ", operation.summary);
-  loop_.PostResult([this] { ServeQueue(); });
+  loop_.PostResult([this] { queue_.Serve(); });
   static constexpr absl::string_view kKinds[] = {"rollback", "deploy", "backup", "undo", "verification", "repair"};
   const std::string kind(kKinds[static_cast<int>(operation.plan.spec.kind)]);
   std::string outcome(NameOf(operation.state));

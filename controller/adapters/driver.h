@@ -5,10 +5,8 @@
 
 #include <cstdint>
 #include <functional>
-#include <list>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -16,8 +14,12 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/event_loop.h"
+#include "controller/adapters/agent_registry.h"
+#include "controller/adapters/lock_queue.h"
 #include "controller/adapters/metrics.h"
+#include "controller/adapters/planning.h"
 #include "controller/adapters/store.h"
+#include "controller/adapters/watchers.h"
 #include "controller/core/fleet.h"
 #include "controller/core/intent.h"
 #include "controller/core/operation.h"
@@ -27,24 +29,11 @@
 
 namespace rb::controller {
 
-// Sends to connected agents. Called on the loop.
-class AgentSender {
- public:
-  virtual ~AgentSender() = default;
-  // False when the agent is not connected, or its queue is full: what matters is sent again when it connects.
-  virtual bool Send(const std::string& agent, v1::ConnectResponse message) = 0;
-};
-
 // All methods are called on the loop, and all callbacks run on it.
 class Driver {
  public:
-  // `watcher` returns false when it cannot take more; it is then dropped.
-  using Watcher = std::function<bool(const v1::WatchOperationResponse& update, bool is_last)>;
-  struct Started {
-    absl::Status status;  // of the request itself
-    Refusal refusal;
-    v1::Operation operation;
-  };
+  using Watcher = Watchers::Watcher;
+  using Started = StartAnswer;
 
   // Nothing is owned; `fleet` is copied.
   Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock, ControllerMetrics& metrics);
@@ -64,13 +53,15 @@ class Driver {
   // Calls `watcher` for what was after `after_sequence`, then for what comes. Returns a number for Unwatch; 0 when the
   // operation has ended and everything was told.
   absl::StatusOr<uint64_t> Watch(const std::string& id, uint64_t after_sequence, Watcher watcher);
-  void Unwatch(uint64_t number);
-  v1::ListReleasesResponse Releases(const v1::ListReleasesRequest& request, absl::Status* status);
-  v1::ListAgentsResponse Agents();
+  void Unwatch(uint64_t number) { watchers_.Remove(number); }
+  v1::ListReleasesResponse Releases(const v1::ListReleasesRequest& request, absl::Status* status) {
+    return agents_.Releases(request, status);
+  }
+  v1::ListAgentsResponse Agents() { return agents_.List(); }
   v1::GetStatusResponse Status(const v1::GetStatusRequest& request, absl::Status* status);
 
   // What the fleet file says of the services on the agent's host.
-  void FillPolicies(const std::string& agent, v1::Welcome* welcome) const;
+  void FillPolicies(const std::string& agent, v1::Welcome* welcome) const { agents_.FillPolicies(agent, welcome); }
   void OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at);
   void OnAgentLost(const std::string& agent);
   void OnReport(const std::string& agent, const v1::ServiceReport& report);
@@ -85,45 +76,11 @@ class Driver {
     std::map<std::string, v1::TaskProgress::Stage> stages;
     bool store_failed = false;
   };
-  struct Inspecting {
-    Scope scope;
-    std::map<std::string, Inspection> inspections;
-    std::set<std::string> waiting;
-    PlanningHistory history;
-    std::function<void(rb::controller::Plan)> done;
-  };
-  // Stands in line for a lock.
-  struct Queued {
-    OperationSpec spec;
-    std::string by;
-    std::string idempotency_key;
-    absl::Duration until;
-    bool was_first = false;
-    std::function<bool()> is_given_up;
-    std::function<void(Started)> done;
-  };
-  struct AgentInfo {
-    bool connected = false;
-    // Counts connections.
-    uint64_t connection = 0;
-    v1::Hello hello;
-    absl::Time last_seen_at = absl::InfinitePast();
-    absl::Time certificate_expires_at;
-    std::map<std::string, v1::ServiceReport> reports;
-  };
-  struct WatcherEntry {
-    std::string operation_id;
-    Watcher watcher;
-  };
-
-  void MakePlanFor(const OperationSpec& asked, bool only_plan, std::function<void(rb::controller::Plan)> done);
-  void FinishInspecting(const std::string& key);
-  absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
   // Decides, appends, then carries out. An error means that nothing was done: the event is not in the journal.
   absl::Status Take(Running* running, const Event& event);
   void CarryOut(Running* running, const std::vector<Effect>& effects);
   static void Fold(Running* running, const Event& event, std::vector<Effect>* effects);
-  void Tell(Running* running, size_t first_new_event, bool progress_only);
+  void Tell(const Running& running, size_t first_new_event);
   v1::Operation Shown(const Running& running) const;
   void SendStep(const Operation& operation, const StartStep& step);
   void ArmDeadline(const std::string& operation_id, const StartStep& step);
@@ -133,18 +90,12 @@ class Driver {
   // The operation that the key began, as an answer. False when there is none.
   bool AnswerOfKey(const std::string& idempotency_key, Started* answer);
   Started Begin(rb::controller::Plan plan, const std::string& by, const std::string& idempotency_key);
-  Verdict LastVerdict(const std::string& host, const std::string& service) const;
   Event NewEvent(const Running& running) const;
   absl::Status LearnIntents();
   absl::StatusOr<std::unique_ptr<Running>> Load(const std::string& id);
   void Ended(const Running& running);
-  void TryToStart(Queued request);
-  // Takes those out of the queue who are first in line for locks that are free, or have waited long enough. Called
-  // whenever a lock may have become free, and from time to time.
-  void ServeQueue();
-  void LookAtQueueLater();
+  void TryToStart(StartRequest request);
   void VerifyAfterwards(const Operation& operation);
-  absl::StatusOr<std::string> LockHolder(const OperationSpec& spec, std::string* environment);
 
   const Fleet fleet_;
   Store& store_;
@@ -153,14 +104,11 @@ class Driver {
   Clock& clock_;
   ControllerMetrics& metrics_;
   std::map<std::string, std::unique_ptr<Running>> running_;
-  std::map<std::string, Inspecting> inspecting_;
-  std::map<std::string, AgentInfo> agents_;
-  // In the order in which they came.
-  std::list<Queued> queue_;
   Intents intents_;
-  bool queue_timer_ = false;
-  std::map<uint64_t, WatcherEntry> watchers_;
-  uint64_t next_watcher_ = 1;
+  AgentRegistry agents_;
+  Planning planning_;
+  LockQueue queue_;
+  Watchers watchers_;
 };
 
 }  // namespace rb::controller

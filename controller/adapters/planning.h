@@ -1,0 +1,65 @@
+// From a request to a plan: asks the hosts in scope to look, collects what they say, and lets the core plan.
+#ifndef RB_CONTROLLER_ADAPTERS_PLANNING_H_
+#define RB_CONTROLLER_ADAPTERS_PLANNING_H_
+
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/event_loop.h"
+#include "controller/adapters/agent_registry.h"
+#include "controller/adapters/store.h"
+#include "controller/core/fleet.h"
+#include "controller/core/intent.h"
+#include "controller/core/plan.h"
+#include "rb/v1/agent_link.pb.h"
+
+namespace rb::controller {
+
+// The operation that holds a lock which the request needs, and in which environment; empty if none.
+absl::StatusOr<std::string> LockHolder(Store& store, const OperationSpec& spec, std::string* environment);
+
+// All methods are called on the loop, and all callbacks run on it.
+class Planning {
+ public:
+  using Done = std::function<void(Plan)>;
+
+  // Nothing is owned.
+  Planning(const Fleet& fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock,
+           const AgentRegistry& agents, const Intents& intents)
+      : fleet_(fleet), store_(store), sender_(sender), loop_(loop), clock_(clock), agents_(agents), intents_(intents) {}
+
+  // `only_plan`: nobody means to carry it out. `done` is called once, soon or within the patience for hosts.
+  void Make(const OperationSpec& asked, bool only_plan, Done done);
+  void OnAgentLost(const std::string& agent);
+  // False when the result is none of an inspection.
+  bool OnResult(const std::string& agent, const v1::TaskResult& result);
+
+ private:
+  struct Inspecting {
+    Scope scope;
+    std::map<std::string, Inspection> inspections;
+    std::set<std::string> waiting;
+    PlanningHistory history;
+    Done done;
+  };
+
+  void Finish(const std::string& key);
+  absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
+
+  const Fleet& fleet_;
+  Store& store_;
+  AgentSender& sender_;
+  EventLoop& loop_;
+  Clock& clock_;
+  const AgentRegistry& agents_;
+  const Intents& intents_;
+  std::map<std::string, Inspecting> inspecting_;
+};
+
+}  // namespace rb::controller
+
+#endif  // RB_CONTROLLER_ADAPTERS_PLANNING_H_
