@@ -24,9 +24,11 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "controller/adapters/agent_link.h"
+#include "controller/adapters/api_gate.h"
 #include "controller/adapters/audit_log.h"
 #include "controller/adapters/certificates.h"
 #include "controller/adapters/driver.h"
+#include "controller/adapters/enrollment.h"
 #include "controller/adapters/fleet_api.h"
 #include "controller/adapters/fleet_config.h"
 #include "controller/adapters/metrics.h"
@@ -215,10 +217,11 @@ absl::Status Serve(const Options& options) {
   EventLoop loop(SystemClock(), kLoopCapacity);
   Authorizer authorizer(*store);
   AuditLog audit(*store, SystemClock());
+  ApiGate gate(authorizer, loop, audit);
   AgentLinkService link(authorizer, loop, audit);
   Driver driver(std::move(fleet), *store, link, loop, SystemClock(), *metrics);
   link.SetDriver(&driver);
-  const std::unique_ptr<FleetApi> api = FleetApi::Create(authorizer, loop, driver, *store, audit);
+  const std::unique_ptr<FleetApi> api = FleetApi::Create(gate, loop, driver, *store);
   const std::unique_ptr<grpc::Service> enrollment = MakeEnrollment(*store, authority, SystemClock(), audit);
 
   const auto build = [&](const std::string& address, grpc_ssl_client_certificate_request_type clients,

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "rbctl/areas/areas.h"
 #include "rbctl/client/fleet_client.h"
 #include "rbctl/client/identity.h"
 #include "rbctl/client/run.h"
@@ -79,7 +80,8 @@ class Interrupts {
 };
 
 int Main(int argc, char** argv) {
-  const ParseResult parsed = ParseCommandLine(std::vector<std::string>(argv + 1, argv + argc), SystemClock().Now());
+  const ParseResult parsed =
+      ParseCommandLine(std::vector<std::string>(argv + 1, argv + argc), SystemClock().Now(), AllAreas());
   Write(stdout, parsed.out);
   Write(stderr, parsed.err);
   if (!parsed.command) {

@@ -13,11 +13,8 @@
 #include "absl/strings/strip.h"
 #include "common/adapters/proto_time.h"
 #include "common/digest.h"
-#include "common/ids.h"
-#include "common/log.h"
 #include "common/mutex.h"
 #include "controller/adapters/wire.h"
-#include "rb/v1/enrollment.grpc.pb.h"
 #include "rb/v1/fleet_service.grpc.pb.h"
 
 namespace rb::controller {
@@ -26,14 +23,6 @@ namespace {
 constexpr size_t kMostUpdatesQueued = 5000;
 // Checked in one go; between two of these the loop does other work.
 constexpr size_t kAuditSlice = 1000;
-
-grpc::Status ToGrpc(const absl::Status& status) {
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
-}
-
-grpc::Status ToGrpc(const Refusal& refusal) {
-  return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, refusal.message, ToWire(refusal).SerializeAsString());
-}
 
 // What requests are about, for the audit log.
 AuditSubject SubjectOf(const v1::OperationSpec& spec) {
@@ -177,8 +166,8 @@ class RefusedWatch final : public grpc::ServerWriteReactor<v1::WatchOperationRes
 
 class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackService {
  public:
-  FleetApiImpl(Authorizer& authorizer, EventLoop& loop, Driver& driver, Store& store, AuditLog& audit)
-      : authorizer_(authorizer), loop_(loop), driver_(driver), store_(store), audit_(audit) {}
+  FleetApiImpl(ApiGate& gate, EventLoop& loop, Driver& driver, Store& store)
+      : gate_(gate), loop_(loop), driver_(driver), store_(store) {}
 
   grpc::Service* service() override { return this; }
 
@@ -198,25 +187,23 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   grpc::ServerUnaryReactor* StartOperation(grpc::CallbackServerContext* context,
                                            const v1::StartOperationRequest* request,
                                            v1::StartOperationResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/StartOperation", request,
-                  [this, context, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
-                    absl::StatusOr<OperationSpec> spec = FromWire(request->spec());
-                    if (!spec.ok()) return reactor->Finish(ToGrpc(spec.status()));
-                    // Not for callers to say.
-                    spec->drill_id.clear();
-                    driver_.Start(
-                        *spec, peer.name, request->idempotency_key(), [context] { return context->IsCancelled(); },
-                        [this, reactor, peer, request, response](Driver::Started started) {
-                          if (!started.status.ok() || started.refusal.refused()) {
-                            const grpc::Status refused =
-                                started.status.ok() ? ToGrpc(started.refusal) : ToGrpc(started.status);
-                            audit_.Record(peer, "StartOperation", SubjectOf(*request), refused).IgnoreError();
-                            return reactor->Finish(refused);
-                          }
-                          *response->mutable_operation() = std::move(started.operation);
-                          reactor->Finish(grpc::Status::OK);
-                        });
-                  });
+    return OnLoop(
+        context, "/rb.v1.FleetService/StartOperation", request,
+        [this, context, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
+          absl::StatusOr<OperationSpec> spec = FromWire(request->spec());
+          if (!spec.ok()) return reactor->Finish(ToGrpc(spec.status()));
+          driver_.Start(
+              *spec, peer.name, request->idempotency_key(), [context] { return context->IsCancelled(); },
+              [this, reactor, peer, request, response](Driver::Started started) {
+                if (!started.status.ok() || started.refusal.refused()) {
+                  const grpc::Status refused = started.status.ok() ? ToGrpc(started.refusal) : ToGrpc(started.status);
+                  gate_.RecordRefusal(peer, "/rb.v1.FleetService/StartOperation", SubjectOf(*request), refused);
+                  return reactor->Finish(refused);
+                }
+                *response->mutable_operation() = std::move(started.operation);
+                reactor->Finish(grpc::Status::OK);
+              });
+        });
   }
 
   grpc::ServerUnaryReactor* GetOperation(grpc::CallbackServerContext* context, const v1::GetOperationRequest* request,
@@ -246,14 +233,7 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
 
   grpc::ServerWriteReactor<v1::WatchOperationResponse>* WatchOperation(
       grpc::CallbackServerContext* context, const v1::WatchOperationRequest* request) override {
-    Peer peer;
-    static constexpr char kMethod[] = "/rb.v1.FleetService/WatchOperation";
-    const grpc::Status allowed = authorizer_.Authorize(*context, kMethod, &peer);
-    if (!loop_.Post([this, peer, allowed, about = SubjectOf(*request)] {
-          audit_.Record(peer, kMethod, about, allowed).IgnoreError();
-        })) {
-      return new RefusedWatch(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the controller is busy; try again"));
-    }
+    const grpc::Status allowed = gate_.Admit(context, "/rb.v1.FleetService/WatchOperation", SubjectOf(*request));
     if (!allowed.ok()) return new RefusedWatch(allowed);
     auto stream = std::make_shared<WatchStream>(loop_, driver_, [this](WatchStream* done) {
       MutexLock lock(mutex_);
@@ -381,29 +361,10 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
     reactor->Finish(status);
   }
 
-  // Authorizes, puts on record, then runs `work` on the loop; it finishes the reactor exactly once, then or later.
   template <typename Request, typename Work>
   grpc::ServerUnaryReactor* OnLoop(grpc::CallbackServerContext* context, const char* method, const Request* request,
                                    Work work) {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    Peer peer;
-    const grpc::Status allowed = authorizer_.Authorize(*context, method, &peer);
-    if (!loop_.Post([this, reactor, peer, method, allowed, about = SubjectOf(*request), work = std::move(work)] {
-          const absl::Status recorded = audit_.Record(peer, method, about, allowed);
-          if (!allowed.ok()) return reactor->Finish(allowed);
-          if (!recorded.ok() && ChangesSomething(method)) return reactor->Finish(NotOnRecord(recorded));
-          work(reactor, peer);
-        })) {
-      reactor->Finish(
-          grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the controller is busy; nothing was changed"));
-    }
-    return reactor;
-  }
-
-  static grpc::Status NotOnRecord(const absl::Status& why) {
-    return grpc::Status(
-        grpc::StatusCode::RESOURCE_EXHAUSTED,
-        absl::StrCat("the request could not be put on record: ", why.message(), ". Nothing was changed"));
+    return gate_.OnLoop(context, method, SubjectOf(*request), std::move(work));
   }
 
   void VerifyNext(const std::shared_ptr<AuditCheck>& check, v1::VerifyAuditResponse* response,
@@ -424,73 +385,19 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
     reactor->Finish(grpc::Status::OK);
   }
 
-  Authorizer& authorizer_;
+  ApiGate& gate_;
   EventLoop& loop_;
   Driver& driver_;
   Store& store_;
-  AuditLog& audit_;
   Mutex mutex_;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<WatchStream*> watches_ ABSL_GUARDED_BY(mutex_);
 };
 
-class Enrollment final : public v1::Enrollment::CallbackService {
- public:
-  Enrollment(Store& store, const KeyAndCertificate& authority, Clock& clock, AuditLog& audit)
-      : store_(store), authority_(authority), clock_(clock), audit_(audit) {}
-
-  grpc::ServerUnaryReactor* Join(grpc::CallbackServerContext* context, const v1::JoinRequest* request,
-                                 v1::JoinResponse* response) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    grpc::Status taken = ToGrpc(Take(*request, response));
-    Peer peer;
-    peer.from = context->peer();
-    const absl::Status recorded = audit_.Record(peer, "/Join", {request->agent_name(), ""}, taken);
-    if (taken.ok() && !recorded.ok()) {
-      response->Clear();
-      taken = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
-                           absl::StrCat("the request could not be put on record: ", recorded.message(),
-                                        ". The token is used up; make another one"));
-    }
-    reactor->Finish(taken);
-    return reactor;
-  }
-
- private:
-  absl::Status Take(const v1::JoinRequest& request, v1::JoinResponse* response) {
-    if (!IsValidName(request.agent_name()) || request.secret().size() != 64) {
-      return absl::PermissionDeniedError("the token is not valid for this name: wrong, used up or expired");
-    }
-    // The certificate is made before the token is used up: a bad request does not cost the token.
-    absl::StatusOr<std::string> certificate = SignClientRequest(
-        authority_, request.certificate_request_pem(), absl::StrCat("rb://agent/", request.agent_name()), clock_.Now());
-    if (!certificate.ok()) return certificate.status();
-    const absl::Status used = store_.UseToken(request.agent_name(), Sha256Of(request.secret()).ToHex(), clock_.Now());
-    if (!used.ok()) {
-      LogWarning("controller", "a join as ", request.agent_name(), " was refused");
-      return used;
-    }
-    LogInfo("controller", request.agent_name(), " has joined");
-    response->set_certificate_pem(*std::move(certificate));
-    return absl::OkStatus();
-  }
-
-  Store& store_;
-  const KeyAndCertificate authority_;
-  Clock& clock_;
-  AuditLog& audit_;
-};
-
 }  // namespace
 
-std::unique_ptr<FleetApi> FleetApi::Create(Authorizer& authorizer, EventLoop& loop, Driver& driver, Store& store,
-                                           AuditLog& audit) {
-  return std::make_unique<FleetApiImpl>(authorizer, loop, driver, store, audit);
-}
-
-std::unique_ptr<grpc::Service> MakeEnrollment(Store& store, const KeyAndCertificate& authority, Clock& clock,
-                                              AuditLog& audit) {
-  return std::make_unique<Enrollment>(store, authority, clock, audit);
+std::unique_ptr<FleetApi> FleetApi::Create(ApiGate& gate, EventLoop& loop, Driver& driver, Store& store) {
+  return std::make_unique<FleetApiImpl>(gate, loop, driver, store);
 }
 
 }  // namespace rb::controller

@@ -1,4 +1,4 @@
-// The gRPC services that people and joining hosts use: authorize, hand to the loop, convert the answer.
+// FleetService, which operators use: authorize, hand to the loop, convert the answer.
 #ifndef RB_CONTROLLER_ADAPTERS_FLEET_API_H_
 #define RB_CONTROLLER_ADAPTERS_FLEET_API_H_
 
@@ -7,10 +7,8 @@
 #include <memory>
 
 #include "common/event_loop.h"
-#include "controller/adapters/audit_log.h"
-#include "controller/adapters/certificates.h"
+#include "controller/adapters/api_gate.h"
 #include "controller/adapters/driver.h"
-#include "controller/adapters/peer.h"
 #include "controller/adapters/store.h"
 
 namespace rb::controller {
@@ -19,16 +17,11 @@ namespace rb::controller {
 // server shuts down.
 class FleetApi {
  public:
-  static std::unique_ptr<FleetApi> Create(Authorizer& authorizer, EventLoop& loop, Driver& driver, Store& store,
-                                          AuditLog& audit);
+  static std::unique_ptr<FleetApi> Create(ApiGate& gate, EventLoop& loop, Driver& driver, Store& store);
   virtual ~FleetApi() = default;
   virtual grpc::Service* service() = 0;
   virtual void EndWatches() = 0;
 };
-
-// The only service of the join listener.
-std::unique_ptr<grpc::Service> MakeEnrollment(Store& store, const KeyAndCertificate& authority, Clock& clock,
-                                              AuditLog& audit);
 
 }  // namespace rb::controller
 

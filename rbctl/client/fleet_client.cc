@@ -46,6 +46,16 @@ std::optional<v1::Refusal> ParseRefusal(const std::string& details) {
   return std::nullopt;
 }
 
+void SetDeadline(grpc::ClientContext* context, absl::Duration timeout) {
+  context->set_deadline(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(timeout));
+}
+
+bool IsLost(const absl::Status& status) {
+  return !RefusalOf(status) && (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status));
+}
+
+}  // namespace
+
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) {
     return absl::OkStatus();
@@ -63,16 +73,6 @@ absl::Status FromGrpc(const grpc::Status& status) {
   }
   return converted;
 }
-
-void SetDeadline(grpc::ClientContext* context, absl::Duration timeout) {
-  context->set_deadline(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(timeout));
-}
-
-bool IsLost(const absl::Status& status) {
-  return !RefusalOf(status) && (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status));
-}
-
-}  // namespace
 
 std::optional<v1::Refusal> RefusalOf(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kRefusalPayload);
@@ -177,6 +177,13 @@ FleetClient::FleetClient(const Identity& identity, const ClientLimits& limits) :
 }
 
 FleetClient::~FleetClient() = default;
+
+absl::StatusOr<std::shared_ptr<grpc::Channel>> FleetClient::Connected() {
+  RB_RETURN_IF_ERROR(channel_->Connect());
+  return channel_->channel;
+}
+
+const ClientLimits& FleetClient::limits() const { return channel_->limits; }
 
 absl::StatusOr<v1::Plan> FleetClient::Plan(const v1::OperationSpec& spec) {
   v1::PlanOperationRequest request;

@@ -13,8 +13,15 @@
 #include "rb/v1/fleet_service.pb.h"
 #include "rbctl/client/identity.h"
 
+namespace grpc {
+class Channel;
+class Status;
+}  // namespace grpc
+
 namespace rb::cli {
 
+// With the refusal inside, if there is one.
+absl::Status FromGrpc(const grpc::Status& status);
 std::optional<v1::Refusal> RefusalOf(const absl::Status& status);
 // Nothing reached the controller: whatever was asked for did not happen.
 bool WasNotSent(const absl::Status& status);
@@ -63,6 +70,10 @@ class FleetClient {
   // how it ended. A broken stream is resumed. UNAVAILABLE when the controller stays lost, CANCELLED after Detach.
   using OnUpdate = std::function<void(const v1::OperationEvent* event, const v1::Operation& operation)>;
   absl::StatusOr<v1::Operation> Watch(const std::string& operation_id, const OnUpdate& on_update);
+
+  // For stubs of other services, see area_call.h: the channel once it stands, or why it does not.
+  absl::StatusOr<std::shared_ptr<grpc::Channel>> Connected();
+  const ClientLimits& limits() const;
 
   // Ends Watch soon, now and from now on.
   void Detach();

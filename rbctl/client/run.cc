@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/text.h"
+#include "rbctl/client/failure.h"
 #include "rbctl/render/json.h"
 #include "rbctl/render/redraw.h"
 #include "rbctl/render/words.h"
@@ -72,6 +73,8 @@ class Runner {
         return Ask(&FleetClient::Resume, "resumed");
       case Verb::kApprove:
         return Ask(&FleetClient::Approve, "approved");
+      case Verb::kArea:
+        return command_.run(command_, client_, terminal_);
       case Verb::kPrint:
         break;
     }
@@ -93,50 +96,12 @@ class Runner {
   }
 
   int Failed(const absl::Status& status, bool may_have_begun) {
-    if (const auto refusal = RefusalOf(status)) {
-      if (command_.json) {
-        terminal_.out(JsonRefusal(command_.spec, *refusal, kRefused));
-      } else {
-        terminal_.err(RenderRefusal(*refusal, terminal_.style));
-      }
-      return kRefused;
-    }
-    const std::string message = Printable(std::string(status.message()));
-    switch (status.code()) {
-      case absl::StatusCode::kFailedPrecondition:
-      case absl::StatusCode::kNotFound:
-      case absl::StatusCode::kInvalidArgument:
-      case absl::StatusCode::kAlreadyExists:
-      case absl::StatusCode::kResourceExhausted:
-      case absl::StatusCode::kUnimplemented:
-        return Error("refused", kRefused, "refused: " + message, "Nothing was changed by this command.",
-                     command_.operation_id.empty() ? "rbctl status" : "rbctl history");
-      default:
-        break;
-    }
-    const bool lost = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
-    if (may_have_begun && !WasNotSent(status)) {
-      return Error("unknown", kNotReached, "the controller's answer was lost: " + message,
-                   "It is unknown whether the operation was accepted.",
-                   absl::StrCat("rbctl history ", Printable(command_.spec.environment())));
-    }
-    if (lost) {
-      return Error("unreachable", kNotReached, "the controller was not reached: " + message,
-                   "Nothing was changed by this command. The services run as they did.",
-                   "see that rb-controller runs and that its address is right (RBCTL_IDENTITY, --controller); without "
-                   "it, on a server: rb-agent local rollback …");
-    }
-    return Error("failed", kFailedNothingChanged, message, "Nothing was changed by this command.", "rbctl status");
+    return rb::cli::Failed(command_, status, may_have_begun, terminal_);
   }
 
   int Error(const std::string& outcome, int code, const std::string& message, const std::string& state,
             const std::string& next) {
-    if (command_.json) {
-      terminal_.out(JsonError(outcome, code, message, state, next));
-    } else {
-      terminal_.err(absl::StrCat("rbctl: ", message, "\n", state, "\nNext: ", next, "\n"));
-    }
-    return code;
+    return rb::cli::Error(command_, outcome, code, message, state, next, terminal_);
   }
 
   // Undo names an operation: the controller is asked where that one was.

@@ -25,10 +25,10 @@ struct Terminal {
   // Set when stdout is a terminal: progress is redrawn in place.
   std::function<TerminalSize()> size;
   Style style;
-  // Told the operation's id from when it is watched.
   // Told when a request that may change something is under way, and when it was refused: an interrupt in between leaves
   // it unknown whether it was taken.
   std::function<void(bool is_under_way)> on_asking;
+  // Told the operation's id from when it is watched.
   std::function<void(const std::string& operation_id)> on_watching;
 };
 

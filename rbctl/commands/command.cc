@@ -318,7 +318,7 @@ std::string FirstWord(const std::vector<std::string>& args) {
 
 }  // namespace
 
-ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time now) {
+ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time now, const std::vector<AddArea>& areas) {
   Command command;
   Flags flags;
   std::string output = "text";
@@ -423,6 +423,8 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
       ->add_option("--expect", command.expected_hash, "A hash that you noted and that has to be in it, 64 digits")
       ->type_name("HASH");
   audit_verify->footer("Example:\n  rbctl audit verify");
+
+  for (const AddArea add : areas) add(app, command);
 
   CLI::App* agents = app.add_subcommand("agents", "The agents that the controller knows");
   CLI::App* completion = app.add_subcommand("completion", "Print a completion script");

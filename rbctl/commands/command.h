@@ -3,6 +3,7 @@
 #define RB_RBCTL_COMMANDS_COMMAND_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,7 +11,15 @@
 #include "absl/time/time.h"
 #include "rb/v1/fleet_service.pb.h"
 
+namespace CLI {
+class App;
+}
+
 namespace rb::cli {
+
+class FleetClient;
+struct Command;
+struct Terminal;
 
 // The promise of rbctl's exit status; see docs/rbctl.md.
 enum ExitCode {
@@ -40,6 +49,7 @@ enum class Verb {
   kAgents,
   kAuditList,
   kAuditVerify,
+  kArea,   // `run` carries it out
   kPrint,  // `text` and nothing else: version, completion
 };
 
@@ -68,7 +78,14 @@ struct Command {
   std::string identity;
   std::string controller;
   std::string text;
+  // kArea. Gives the exit status.
+  std::function<int(const Command&, FleetClient&, const Terminal&)> run;
 };
+
+// A group of commands with a file of its own, see rbctl/areas/areas.h: adds its subcommands to the program. The
+// callback of each (CLI::App::callback) sets `verb` and `run` of the command; what is wrong beyond what CLI11 sees it
+// says by throwing CLI::ValidationError.
+using AddArea = void (*)(CLI::App& app, Command& command);
 
 struct ParseResult {
   // Absent when there is nothing to run: help was asked for, or the arguments are wrong.
@@ -80,7 +97,8 @@ struct ParseResult {
 
 // `args` without the program's name. `now` gives "--to-before 30m" its meaning. Reads the environment variables
 // RBCTL_IDENTITY and RBCTL_CONTROLLER.
-ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time now);
+ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time now,
+                             const std::vector<AddArea>& areas = {});
 
 }  // namespace rb::cli
 
