@@ -685,6 +685,10 @@ absl::StatusOr<Event> DecodeEvent(absl::string_view bytes) {
     case controller_journal::Event::kWaitEnded:
       event.body = WaitEnded{wire.wait_ended().number()};
       return event;
+    // Not written yet.
+    case controller_journal::Event::kCiStarted:
+    case controller_journal::Event::kCiProgress:
+    case controller_journal::Event::kCiEnded:
     case controller_journal::Event::BODY_NOT_SET:
       break;
   }
