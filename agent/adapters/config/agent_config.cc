@@ -332,6 +332,7 @@ class Checker {
         AddIf(path + ".version.url", HttpUrlProblem(probe.version().url()));
         if (probe.version().json().empty()) Add(path + ".version", "json is required: the field to compare");
         return CheckTimeout(path + ".version.timeout", probe.version().has_timeout(), probe.version().timeout());
+      case v1::ProbeConfig::kMetrics:
       case v1::ProbeConfig::PROBE_NOT_SET:
         return Add(path, "names no probe: give one of unit, http, log, journal, sqlite, tcp, command, version");
     }

@@ -240,6 +240,8 @@ absl::StatusOr<Task> FromWire(const v1::Task& wire) {
       task.step = step;
       return task;
     }
+    case v1::Task::kFault:
+    case v1::Task::kAwait:
     case v1::Task::STEP_NOT_SET:
       break;
   }

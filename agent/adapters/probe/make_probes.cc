@@ -128,6 +128,7 @@ absl::StatusOr<std::vector<std::unique_ptr<Probe>>> MakeProbes(const v1::AgentSe
         probes.push_back(std::make_unique<CommandProbeAsUser>(config, tree, std::move(options), clock));
         break;
       }
+      case v1::ProbeConfig::kMetrics:
       case v1::ProbeConfig::PROBE_NOT_SET:
         return absl::InvalidArgumentError(absl::StrCat("probe ", i, " of ", tree.service, " names no probe"));
     }
