@@ -9,6 +9,7 @@
 #include "common/ids.h"
 #include "common/log.h"
 #include "common/status.h"
+#include "controller/adapters/history.h"
 #include "controller/adapters/wire.h"
 
 namespace rb::controller {
@@ -17,6 +18,8 @@ namespace {
 constexpr absl::Duration kStoreRetry = absl::Seconds(2);
 constexpr size_t kMostRunning = 200;
 constexpr size_t kHistoryForIntents = 500;
+constexpr size_t kMostListed = 10000;
+constexpr size_t kMostInOneCommit = 500;
 constexpr size_t kLongestKey = 64;
 
 }  // namespace
@@ -31,10 +34,11 @@ Driver::Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, 
       metrics_(metrics),
       agents_(fleet_, clock_, metrics_),
       planning_(fleet_, store_, sender_, loop_, clock_, agents_, intents_),
-      queue_(store_, loop_, clock_, [this](StartRequest request) { TryToStart(std::move(request)); }) {}
+      queue_(store_, loop_, clock_, [this](StartRequest request) { TryToStart(std::move(request)); }),
+      watchers_(loop_, clock_, [this](const std::string& id) { return ViewOf(id); }) {}
 
 void Driver::Fold(Running* running, const Event& event, std::vector<Effect>* effects) {
-  Decision decision = Decide(running->operation, event);
+  Decision decision = Decide(std::move(running->operation), event);
   running->operation = std::move(decision.operation);
   for (const auto& [host, text] : decision.notes) {
     v1::OperationEvent line;
@@ -75,6 +79,8 @@ absl::Status Driver::Resume() {
     Running* const raw = running.get();
     running_[id] = std::move(running);
     CarryOut(raw, OutstandingEffects(raw->operation, ""));
+    // The last event was written, and how it ended was not.
+    if (IsFinal(raw->operation.state)) Finish(id);
   }
   metrics_.SetRunning(running_.size());
   return LearnIntents();
@@ -85,7 +91,13 @@ absl::Status Driver::LearnIntents() {
   std::reverse(newest.begin(), newest.end());
   for (const StoredOperation& stored : newest) {
     v1::Operation operation;
-    if (!stored.ended || !operation.ParseFromString(stored.snapshot)) continue;
+    // Older ones nobody can mean any more.
+    if (!stored.ended || !operation.ParseFromString(stored.brief) ||
+        FromProto(operation.ended_at()) + kIntentLife < clock_.Now()) {
+      continue;
+    }
+    RB_ASSIGN_OR_RETURN(const StoredOperation whole, store_.Find(stored.id));
+    if (!operation.ParseFromString(whole.snapshot)) continue;
     if (const std::optional<OperationEnd> end = EndOf(operation)) LearnEnd(*end, &intents_);
   }
   return absl::OkStatus();
@@ -99,32 +111,121 @@ Event Driver::NewEvent(const Running& running) const {
   return event;
 }
 
-absl::Status Driver::Take(Running* running, const Event& event) {
-  RB_FAILPOINT("controller.driver.before-append");
-  Running next = *running;
-  std::vector<Effect> effects;
-  Fold(&next, event, &effects);
-  StoredOperation stored;
-  stored.id = next.operation.id;
-  stored.environment = next.operation.plan.spec.environment;
-  stored.service = next.operation.plan.spec.service;
-  stored.ended = IsFinal(next.operation.state);
-  stored.snapshot = ToWire(next.operation).SerializeAsString();
-  RB_RETURN_IF_ERROR(store_.AppendEvent(stored, event.sequence, EncodeEvent(event), next.operation.idempotency_key));
-  RB_FAILPOINT("controller.driver.after-append");
-  const size_t first_new = running->history.size();
-  *running = std::move(next);
-  const std::string id = running->operation.id;
-  CarryOut(running, effects);
-  const auto still = running_.find(id);
-  if (still == running_.end()) return absl::OkStatus();
-  Tell(*still->second, first_new);
-  if (IsFinal(still->second->operation.state)) {
-    Ended(*still->second);
-    running_.erase(id);
-    metrics_.SetRunning(running_.size());
+void Driver::TakeSoon(const Running& running, EventBody body, std::function<void(const absl::Status&)> done) {
+  Pending pending;
+  pending.id = running.operation.id;
+  pending.event = NewEvent(running);
+  pending.event.body = std::move(body);
+  pending.done = std::move(done);
+  pending_.push_back(std::move(pending));
+  if (pending_.size() >= kMostInOneCommit) {
+    Flush();
+  } else if (!flush_posted_) {
+    flush_posted_ = true;
+    loop_.PostResult([this] {
+      flush_posted_ = false;
+      Flush();
+    });
   }
-  return absl::OkStatus();
+}
+
+absl::Status Driver::TakeNow(const Running& running, EventBody body) {
+  // What came before is not to fail with it, nor the other way round.
+  Flush();
+  absl::Status taken;
+  Pending pending;
+  pending.event = NewEvent(running);
+  pending.event.body = std::move(body);
+  const auto* accepted = std::get_if<Accepted>(&pending.event.body);
+  pending.id = accepted != nullptr ? accepted->id : running.operation.id;
+  pending.done = [&taken](const absl::Status& status) { taken = status; };
+  pending_.push_back(std::move(pending));
+  Flush();
+  return taken;
+}
+
+void Driver::Flush() {
+  if (pending_.empty()) return;
+  RB_FAILPOINT("controller.driver.before-append");
+  std::vector<Pending> batch = std::exchange(pending_, {});
+  std::map<std::string, uint64_t> sequences;
+  std::vector<StoredEvent> events;
+  events.reserve(batch.size());
+  for (Pending& pending : batch) {
+    const auto found = running_.find(pending.id);
+    // Over meanwhile: it changes nothing any more.
+    if (found == running_.end()) continue;
+    const Operation& operation = found->second->operation;
+    uint64_t& sequence = sequences.try_emplace(pending.id, operation.last_sequence).first->second;
+    pending.event.sequence = ++sequence;
+    StoredEvent stored;
+    stored.operation.id = pending.id;
+    stored.sequence = sequence;
+    stored.event = EncodeEvent(pending.event);
+    if (const auto* accepted = std::get_if<Accepted>(&pending.event.body)) {
+      const Operation begun = Decide(Operation(), pending.event).operation;
+      stored.operation.environment = accepted->plan.spec.environment;
+      stored.operation.service = accepted->plan.spec.service;
+      const v1::Operation shown = ToWire(begun);
+      stored.operation.snapshot = shown.SerializeAsString();
+      stored.operation.brief = Brief(shown).SerializeAsString();
+      stored.idempotency_key = accepted->idempotency_key;
+    }
+    events.push_back(std::move(stored));
+  }
+  if (const absl::Status appended = events.empty() ? absl::OkStatus() : store_.AppendEvents(events); !appended.ok()) {
+    for (const Pending& pending : batch) pending.done(appended);
+    return;
+  }
+  RB_FAILPOINT("controller.driver.after-append");
+  std::vector<std::vector<Effect>> effects(batch.size());
+  std::set<std::string> touched;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const auto found = running_.find(batch[i].id);
+    if (found == running_.end()) continue;
+    Fold(found->second.get(), batch[i].event, &effects[i]);
+    touched.insert(batch[i].id);
+    if (const auto* ended = std::get_if<StepEnded>(&batch[i].event.body)) {
+      watchers_.Touch(batch[i].id, ended->host);
+    } else if (const auto* late = std::get_if<StepTimedOut>(&batch[i].event.body)) {
+      watchers_.Touch(batch[i].id, late->host);
+    } else {
+      watchers_.Touch(batch[i].id);
+    }
+  }
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const auto found = running_.find(batch[i].id);
+    if (found != running_.end()) CarryOut(found->second.get(), effects[i]);
+  }
+  for (const Pending& pending : batch) pending.done(absl::OkStatus());
+  for (const std::string& id : touched) {
+    const auto found = running_.find(id);
+    if (found != running_.end() && IsFinal(found->second->operation.state)) Finish(id);
+  }
+}
+
+void Driver::Finish(const std::string& id) {
+  const auto found = running_.find(id);
+  if (found == running_.end()) return;
+  const Running& running = *found->second;
+  StoredOperation stored;
+  stored.id = id;
+  stored.ended = true;
+  const v1::Operation shown = Shown(running, nullptr);
+  stored.snapshot = shown.SerializeAsString();
+  stored.brief = Brief(shown).SerializeAsString();
+  absl::Status kept = store_.PutSnapshot(stored, TimesOf(running.operation), kMostTimeSamples);
+  if (kept.ok()) kept = store_.ReleaseLock(id);
+  if (!kept.ok()) {
+    LogError("controller", id, " has ended, which cannot be written: ", kept.message(), "; trying again");
+    loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, id] { Finish(id); });
+    return;
+  }
+  watchers_.End(id);
+  const std::unique_ptr<Running> over = std::move(found->second);
+  running_.erase(found);
+  metrics_.SetRunning(running_.size());
+  Ended(*over);
 }
 
 void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
@@ -138,7 +239,7 @@ void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
       if (step->kind == StepKind::kPrepare) RB_FAILPOINT("controller.driver.after-send-prepare");
       if (step->kind == StepKind::kKeep) RB_FAILPOINT("controller.driver.after-send-keep");
       if (step->kind == StepKind::kRevert) RB_FAILPOINT("controller.driver.after-send-revert");
-      ArmDeadline(id, *step);
+      ArmDeadline(running, *step);
     } else if (const auto* cancel = std::get_if<CancelStep>(&effect)) {
       v1::ConnectResponse message;
       message.mutable_cancel_task()->set_operation_id(id);
@@ -148,29 +249,30 @@ void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
       loop_.PostAt(clock_.Monotonic() + wait->after, [this, id, number = wait->number] { EndWait(id, number); });
     } else if (std::holds_alternative<TakeLock>(effect)) {
       // The lock was taken when the operation was accepted; this records it.
-      loop_.PostResult([this, id] {
-        const auto found = running_.find(id);
-        if (found == running_.end() || found->second->operation.state != OperationState::kPlanned) return;
-        absl::Status taken = TakeLocks(found->second->operation.plan.spec, id, nullptr);
-        RB_FAILPOINT("controller.driver.after-lock");
-        Event event = NewEvent(*found->second);
-        event.body = LockTaken{};
-        if (taken.ok()) taken = Take(found->second.get(), event);
-        if (!taken.ok()) {
-          LogError("controller", id, ": ", taken.message(), "; trying again");
-          loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, id] {
-            if (const auto again = running_.find(id); again != running_.end()) {
-              CarryOut(again->second.get(), {TakeLock{}});
-            }
-          });
-        }
-      });
+      loop_.PostResult([this, id] { RecordLock(id); });
     } else if (std::holds_alternative<ReleaseLock>(effect)) {
       RB_FAILPOINT("controller.driver.before-unlock");
       if (const absl::Status released = store_.ReleaseLock(id); !released.ok()) {
         LogError("controller", id, ": ", released.message());
       }
     }
+  }
+}
+
+void Driver::RecordLock(const std::string& id) {
+  const auto found = running_.find(id);
+  if (found == running_.end() || found->second->operation.state != OperationState::kPlanned) return;
+  const auto again = [this, id](const absl::Status& status) {
+    if (status.ok()) return;
+    LogError("controller", id, ": ", status.message(), "; trying again");
+    loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, id] { RecordLock(id); });
+  };
+  const absl::Status taken = TakeLocks(found->second->operation.plan.spec, id, nullptr);
+  RB_FAILPOINT("controller.driver.after-lock");
+  if (taken.ok()) {
+    TakeSoon(*found->second, LockTaken{}, again);
+  } else {
+    again(taken);
   }
 }
 
@@ -184,21 +286,19 @@ void Driver::SendStep(const Operation& operation, const StartStep& step) {
   loop_.PostAt(clock_.Monotonic() + step.delay, [this, id = operation.id, step, message = std::move(message)] {
     const auto found = running_.find(id);
     if (found == running_.end()) return;
-    for (const HostProgress& host : found->second->operation.hosts) {
-      if (host.step_id == step.step_id) sender_.Send(step.host, message);
-    }
+    const HostProgress* host = found->second->operation.Find(step.host);
+    if (host != nullptr && host->step_id == step.step_id) sender_.Send(step.host, message);
   });
 }
 
 void Driver::EndWait(const std::string& id, uint32_t number) {
   const auto found = running_.find(id);
   if (found == running_.end()) return;
-  Event event = NewEvent(*found->second);
-  event.body = WaitEnded{number};
-  if (const absl::Status taken = Take(found->second.get(), event); !taken.ok()) {
+  TakeSoon(*found->second, WaitEnded{number}, [this, id, number](const absl::Status& taken) {
+    if (taken.ok()) return;
     LogError("controller", id, ": ", taken.message(), "; trying again");
     loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, id, number] { EndWait(id, number); });
-  }
+  });
 }
 
 absl::Status Driver::TakeLocks(const OperationSpec& spec, const std::string& id, std::string* held_environment) {
@@ -211,24 +311,39 @@ absl::Status Driver::TakeLocks(const OperationSpec& spec, const std::string& id,
   return absl::OkStatus();
 }
 
-void Driver::ArmDeadline(const std::string& operation_id, const StartStep& step) {
-  loop_.PostAt(clock_.Monotonic() + step.delay + step.deadline, [this, operation_id, step] {
-    const auto found = running_.find(operation_id);
-    if (found == running_.end()) return;
-    Event event = NewEvent(*found->second);
-    event.body = StepTimedOut{step.host, step.step_id};
-    const auto& hosts = found->second->operation.hosts;
-    const bool waits =
-        std::any_of(hosts.begin(), hosts.end(), [&](const HostProgress& host) { return host.step_id == step.step_id; });
-    if (!waits) return;
-    if (const absl::Status taken = Take(found->second.get(), event); !taken.ok()) {
-      LogError("controller", operation_id, ": ", taken.message(), "; trying again");
-      StartStep again = step;
-      again.delay = absl::ZeroDuration();
-      again.deadline = kStoreRetry;
-      ArmDeadline(operation_id, again);
-    }
-  });
+void Driver::ArmDeadline(Running* running, const StartStep& step) {
+  running->deadlines.emplace(clock_.Monotonic() + step.delay + step.deadline, std::make_pair(step.host, step.step_id));
+  ArmNextDeadline(running);
+}
+
+// One timer for all of an operation's steps, however many hosts it has.
+void Driver::ArmNextDeadline(Running* running) {
+  if (running->deadlines.empty() || running->deadlines.begin()->first >= running->armed) return;
+  running->armed = running->deadlines.begin()->first;
+  loop_.PostAt(running->armed, [this, id = running->operation.id] { LookAtDeadlines(id); });
+}
+
+void Driver::LookAtDeadlines(const std::string& id) {
+  const auto found = running_.find(id);
+  if (found == running_.end()) return;
+  Running* const running = found->second.get();
+  running->armed = absl::InfiniteDuration();
+  const absl::Duration now = clock_.Monotonic();
+  while (!running->deadlines.empty() && running->deadlines.begin()->first <= now) {
+    const auto [host, step_id] = running->deadlines.begin()->second;
+    running->deadlines.erase(running->deadlines.begin());
+    const HostProgress* progress = running->operation.Find(host);
+    if (progress == nullptr || progress->step_id != step_id) continue;
+    TakeSoon(*running, StepTimedOut{host, step_id},
+             [this, id, host = host, step_id = step_id](const absl::Status& taken) {
+               const auto still = running_.find(id);
+               if (taken.ok() || still == running_.end()) return;
+               LogError("controller", id, ": ", taken.message(), "; trying again");
+               still->second->deadlines.emplace(clock_.Monotonic() + kStoreRetry, std::make_pair(host, step_id));
+               ArmNextDeadline(still->second.get());
+             });
+  }
+  ArmNextDeadline(running);
 }
 
 // ---- planning
@@ -317,9 +432,9 @@ Driver::Started Driver::Begin(rb::controller::Plan plan, const std::string& by, 
   accepted.fencing_number = fencing.ok() ? *fencing : 0;
   const std::string id = accepted.id;
   const OperationSpec spec = accepted.plan.spec;
-  Event event = NewEvent(*running);
-  event.body = std::move(accepted);
-  absl::Status taken = fencing.status();
+  // Nothing new while the room that is left is needed by what runs.
+  absl::Status taken = store_.KeepReserve();
+  if (taken.ok()) taken = fencing.status();
   // The lock first: of two requests that were planned side by side, one is refused.
   std::string held_environment;
   if (taken.ok()) taken = TakeLocks(spec, id, &held_environment);
@@ -335,7 +450,7 @@ Driver::Started Driver::Begin(rb::controller::Plan plan, const std::string& by, 
   }
   Running* const raw = running.get();
   running_[id] = std::move(running);
-  if (taken.ok()) taken = Take(raw, event);
+  if (taken.ok()) taken = TakeNow(*raw, std::move(accepted));
   if (!taken.ok()) {
     running_.erase(id);
     store_.ReleaseLock(id).IgnoreError();
@@ -345,7 +460,7 @@ Driver::Started Driver::Begin(rb::controller::Plan plan, const std::string& by, 
     return answer;
   }
   metrics_.SetRunning(running_.size());
-  answer.operation = Shown(*raw);
+  answer.operation = Shown(*raw, nullptr);
   return answer;
 }
 
@@ -367,8 +482,8 @@ void Driver::VerifyAfterwards(const Operation& operation) {
 
 // ---- reading
 
-v1::Operation Driver::Shown(const Running& running) const {
-  v1::Operation operation = ToWire(running.operation);
+v1::Operation Driver::Shown(const Running& running, const std::set<std::string>* hosts) const {
+  v1::Operation operation = hosts == nullptr ? ToWire(running.operation) : ToWire(running.operation, *hosts);
   for (v1::HostProgress& host : *operation.mutable_hosts()) {
     host.set_connected(agents_.IsConnected(host.host()));
     const auto stage = running.stages.find(host.host());
@@ -377,6 +492,22 @@ v1::Operation Driver::Shown(const Running& running) const {
   // The wire's numbers count what people read, not the journal's events.
   operation.set_last_sequence(running.history.size());
   return operation;
+}
+
+absl::StatusOr<Watchers::View> Driver::ViewOf(const std::string& id) {
+  const auto found = running_.find(id);
+  std::shared_ptr<Running> loaded;
+  const Running* running = found == running_.end() ? nullptr : found->second.get();
+  if (running == nullptr) {
+    RB_ASSIGN_OR_RETURN(loaded, Load(id));
+    running = loaded.get();
+  }
+  Watchers::View view;
+  view.history = &running->history;
+  view.show = [this, running](const std::set<std::string>* hosts) { return Shown(*running, hosts); };
+  view.ended = IsFinal(running->operation.state);
+  view.keep = loaded;
+  return view;
 }
 
 absl::StatusOr<v1::Operation> Driver::Get(const std::string& id, std::vector<v1::OperationEvent>* events) {
@@ -389,11 +520,11 @@ absl::StatusOr<v1::Operation> Driver::Get(const std::string& id, std::vector<v1:
     running = loaded.get();
   }
   if (events != nullptr) *events = running->history;
-  return Shown(*running);
+  return Shown(*running, nullptr);
 }
 
 absl::StatusOr<v1::ListOperationsResponse> Driver::List(const v1::ListOperationsRequest& request) {
-  const size_t limit = request.page_size() == 0 ? 50 : std::min<size_t>(request.page_size(), 1000);
+  const size_t limit = request.page_size() == 0 ? 50 : std::min<size_t>(request.page_size(), kMostListed);
   RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> stored,
                       store_.List(request.environment(), request.service(), request.page_token(), limit + 1));
   v1::ListOperationsResponse response;
@@ -402,40 +533,41 @@ absl::StatusOr<v1::ListOperationsResponse> Driver::List(const v1::ListOperations
       response.set_next_page_token(response.operations(response.operations_size() - 1).id());
       break;
     }
-    if (!response.add_operations()->ParseFromString(one.snapshot)) {
+    v1::Operation* added = response.add_operations();
+    // What is stored of one that runs is how it began.
+    if (const auto running = running_.find(one.id); running != running_.end()) {
+      *added = Brief(Shown(*running->second, nullptr));
+    } else if (!added->ParseFromString(one.brief)) {
       return absl::DataLossError(absl::StrCat("the record of ", one.id, " is damaged"));
+    } else if (added->has_plan()) {
+      *added = Brief(*added);  // an earlier version wrote it
     }
   }
   return response;
 }
 
 absl::StatusOr<v1::Operation> Driver::Ask(const std::string& id, const OperatorRequest& request) {
+  // What the answer rests on is what is in the journal.
+  Flush();
   RB_ASSIGN_OR_RETURN(const StoredOperation stored, store_.Find(id));
   const auto found = running_.find(stored.id);
   std::unique_ptr<Running> ended;
   if (found == running_.end()) {
     RB_ASSIGN_OR_RETURN(ended, Load(stored.id));
   }
-  Running* const running = found == running_.end() ? ended.get() : found->second.get();
-  if (const std::string why = WhyRefused(running->operation, request); !why.empty()) {
+  const Running& running = found == running_.end() ? *ended : *found->second;
+  if (const std::string why = WhyRefused(running.operation, request); !why.empty()) {
     return absl::FailedPreconditionError(why);
   }
-  Event event = NewEvent(*running);
-  std::visit([&event](const auto& body) { event.body = body; }, request);
-  RB_RETURN_IF_ERROR(Take(running, event));
+  EventBody body;
+  std::visit([&body](const auto& asked) { body = asked; }, request);
+  RB_RETURN_IF_ERROR(TakeNow(running, std::move(body)));
   return Get(stored.id, nullptr);
 }
 
 absl::StatusOr<uint64_t> Driver::Watch(const std::string& id, uint64_t after_sequence, Watcher watcher) {
-  std::vector<v1::OperationEvent> events;
-  RB_ASSIGN_OR_RETURN(const v1::Operation operation, Get(id, &events));
-  const bool is_running = running_.count(operation.id()) != 0;
-  return watchers_.Add(operation, events, is_running, after_sequence, std::move(watcher));
-}
-
-void Driver::Tell(const Running& running, size_t first_new_event) {
-  if (!watchers_.Any(running.operation.id)) return;
-  watchers_.Tell(Shown(running), running.history, first_new_event, IsFinal(running.operation.state));
+  RB_ASSIGN_OR_RETURN(const StoredOperation stored, store_.Find(id));
+  return watchers_.Add(stored.id, after_sequence, std::move(watcher));
 }
 
 v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::Status* status) {
@@ -520,8 +652,9 @@ void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report)
 void Driver::OnProgress(const std::string& agent, const v1::TaskProgress& progress) {
   const auto found = running_.find(progress.operation_id());
   if (found == running_.end()) return;
+  if (found->second->operation.Find(agent) == nullptr) return;
   found->second->stages[agent] = progress.stage();
-  Tell(*found->second, found->second->history.size());
+  watchers_.Touch(progress.operation_id(), agent);
 }
 
 void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
@@ -529,22 +662,27 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   if (planning_.OnResult(agent, result)) return;
   const auto found = running_.find(id);
   if (found != running_.end()) {
-    Event event = NewEvent(*found->second);
-    event.body = StepEnded{agent, FromWire(result)};
-    const absl::Status taken = Take(found->second.get(), event);
-    if (!taken.ok()) {
+    TakeSoon(*found->second, StepEnded{agent, FromWire(result)}, [this, agent, result](const absl::Status& taken) {
+      if (taken.ok()) {
+        Acknowledge(agent, result.step_id());
+        return;
+      }
       // Not acknowledged. When the agent connects anew it sends what it owes, and is asked again for what it refused:
       // then this one may be out of date.
-      LogError("controller", id, ": ", taken.message(), "; the result is taken again in a moment");
+      LogError("controller", result.operation_id(), ": ", taken.message(), "; the result is taken again in a moment");
       loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, agent, result, connection = agents_.Connection(agent)] {
         if (agents_.Connection(agent) == connection) OnResult(agent, result);
       });
-      return;
-    }
+    });
+    return;
   }
+  Acknowledge(agent, result.step_id());
+}
+
+void Driver::Acknowledge(const std::string& agent, const std::string& step_id) {
   RB_FAILPOINT("controller.driver.before-acknowledge");
   v1::ConnectResponse stored;
-  stored.mutable_result_stored()->set_step_id(result.step_id());
+  stored.mutable_result_stored()->set_step_id(step_id);
   sender_.Send(agent, std::move(stored));
 }
 
@@ -559,7 +697,9 @@ void Driver::Ended(const Running& running) {
   metrics_.OnEnded(operation.plan.spec.environment, operation.plan.spec.service, kind, outcome);
   if (!ChangesHosts(operation.plan.spec.kind)) return;
   if (const std::optional<OperationEnd> end = EndOf(ToWire(operation))) LearnEnd(*end, &intents_);
-  if (operation.plan.spec.emergency && operation.state == OperationState::kSucceeded) VerifyAfterwards(operation);
+  if (operation.plan.spec.emergency && operation.state == OperationState::kSucceeded) {
+    loop_.PostResult([this, operation] { VerifyAfterwards(operation); });
+  }
   for (const HostProgress& host : operation.hosts) {
     if (host.times.recovery == absl::ZeroDuration()) continue;
     metrics_.OnRecovery(host.plan.environment, operation.plan.spec.service,

@@ -7,7 +7,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -50,8 +52,7 @@ class Driver {
   // FAILED_PRECONDITION, with why and what to type, when it is refused.
   absl::StatusOr<v1::Operation> Ask(const std::string& id, const OperatorRequest& request);
   absl::StatusOr<v1::ListOperationsResponse> List(const v1::ListOperationsRequest& request);
-  // Calls `watcher` for what was after `after_sequence`, then for what comes. Returns a number for Unwatch; 0 when the
-  // operation has ended and everything was told.
+  // See Watchers::Add.
   absl::StatusOr<uint64_t> Watch(const std::string& id, uint64_t after_sequence, Watcher watcher);
   void Unwatch(uint64_t number) { watchers_.Remove(number); }
   v1::ListReleasesResponse Releases(const v1::ListReleasesRequest& request, absl::Status* status) {
@@ -74,16 +75,38 @@ class Driver {
     std::vector<v1::OperationEvent> history;
     absl::Duration accepted_monotonic;
     std::map<std::string, v1::TaskProgress::Stage> stages;
-    bool store_failed = false;
+    // When an answer is overdue: monotonic → (host, step).
+    std::multimap<absl::Duration, std::pair<std::string, std::string>> deadlines;
+    absl::Duration armed = absl::InfiniteDuration();
   };
-  // Decides, appends, then carries out. An error means that nothing was done: the event is not in the journal.
-  absl::Status Take(Running* running, const Event& event);
+  using EventBody = decltype(Event::body);
+  // Waits for the next group commit.
+  struct Pending {
+    std::string id;
+    Event event;
+    // Called once it is in the journal and was acted on, or could not be appended: then nothing was done.
+    std::function<void(const absl::Status&)> done;
+  };
+
+  // The event goes into the journal with all others that are in the loop's queue now, in one transaction; then all are
+  // decided and acted on.
+  void TakeSoon(const Running& running, EventBody body, std::function<void(const absl::Status&)> done);
+  // At once, and alone in its transaction.
+  absl::Status TakeNow(const Running& running, EventBody body);
+  void Flush();
   void CarryOut(Running* running, const std::vector<Effect>& effects);
   static void Fold(Running* running, const Event& event, std::vector<Effect>* effects);
-  void Tell(const Running& running, size_t first_new_event);
-  v1::Operation Shown(const Running& running) const;
+  // Of one that has reached a final state: keeps its snapshot, then lets it go. Tried again until it succeeds.
+  void Finish(const std::string& id);
+  // `hosts`: these only, and without the plan; null: all of it.
+  v1::Operation Shown(const Running& running, const std::set<std::string>* hosts) const;
+  absl::StatusOr<Watchers::View> ViewOf(const std::string& id);
+  void Acknowledge(const std::string& agent, const std::string& step_id);
   void SendStep(const Operation& operation, const StartStep& step);
-  void ArmDeadline(const std::string& operation_id, const StartStep& step);
+  void RecordLock(const std::string& id);
+  void ArmDeadline(Running* running, const StartStep& step);
+  void ArmNextDeadline(Running* running);
+  void LookAtDeadlines(const std::string& id);
   void EndWait(const std::string& id, uint32_t number);
   // All or an error; what was taken before that is given back with ReleaseLock. `held_environment` may be null.
   absl::Status TakeLocks(const OperationSpec& spec, const std::string& id, std::string* held_environment);
@@ -104,6 +127,8 @@ class Driver {
   Clock& clock_;
   ControllerMetrics& metrics_;
   std::map<std::string, std::unique_ptr<Running>> running_;
+  std::vector<Pending> pending_;
+  bool flush_posted_ = false;
   Intents intents_;
   AgentRegistry agents_;
   Planning planning_;

@@ -20,7 +20,7 @@
 namespace rb::controller {
 namespace {
 
-constexpr size_t kMostUpdatesQueued = 5000;
+constexpr size_t kMostUpdatesQueued = 3;
 // Checked in one go; between two of these the loop does other work.
 constexpr size_t kAuditSlice = 1000;
 
@@ -128,23 +128,15 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::WatchOperationResp
   }
 
  private:
-  bool Push(const v1::WatchOperationResponse& update, bool is_last) {
-    bool too_slow = false;
-    {
-      MutexLock lock(mutex_);
-      if (finished_) return false;
-      too_slow = queue_.size() >= kMostUpdatesQueued;
-      if (!too_slow) {
-        queue_.push_back(update);
-        last_queued_ = last_queued_ || is_last;
-        if (queue_.size() == 1) StartWrite(&queue_.front());
-      }
-    }
-    if (too_slow) {
-      End(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "this watcher reads too slowly; watch again"));
-      return false;
-    }
-    return true;
+  Watchers::Taken Push(const v1::WatchOperationResponse& update, bool is_last) {
+    MutexLock lock(mutex_);
+    if (finished_) return Watchers::Taken::kGone;
+    // What happens until it has been sent is told in one.
+    if (queue_.size() >= kMostUpdatesQueued) return Watchers::Taken::kBusy;
+    queue_.push_back(update);
+    last_queued_ = last_queued_ || is_last;
+    if (queue_.size() == 1) StartWrite(&queue_.front());
+    return Watchers::Taken::kYes;
   }
 
   EventLoop& loop_;

@@ -6,6 +6,7 @@
 #include "common/adapters/proto_time.h"
 #include "common/ids.h"
 #include "common/status.h"
+#include "controller/adapters/history.h"
 #include "controller/adapters/wire.h"
 
 namespace rb::controller {
@@ -36,7 +37,7 @@ absl::StatusOr<PlanningHistory> Planning::HistoryFor(const Scope& scope) {
                       store_.List("", scope.spec.service, "", kHistoryForGates * fleet_.environments.size()));
   for (const StoredOperation& stored : operations) {
     v1::Operation operation;
-    if (!operation.ParseFromString(stored.snapshot) || operation.state() != v1::OPERATION_STATE_SUCCEEDED ||
+    if (!operation.ParseFromString(stored.brief) || operation.state() != v1::OPERATION_STATE_SUCCEEDED ||
         operation.hosts().empty()) {
       continue;
     }
@@ -45,6 +46,10 @@ absl::StatusOr<PlanningHistory> Planning::HistoryFor(const Scope& scope) {
     for (const std::string& environment : EnvironmentsOf(spec)) {
       history.passed[environment].push_back({operation.hosts(0).to_commit(), FromProto(operation.ended_at())});
     }
+  }
+  if (ChangesHosts(scope.spec.kind)) {
+    RB_ASSIGN_OR_RETURN(const std::vector<StoredTime> times, store_.Times(scope.spec.service));
+    LearnTimes(times, &history);
   }
   if (scope.spec.kind == OperationKind::kUndo) {
     const absl::StatusOr<StoredOperation> stored = store_.Find(scope.spec.undo_operation_id);

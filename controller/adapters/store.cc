@@ -1,6 +1,10 @@
 #include "controller/adapters/store.h"
 
+#include <fcntl.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -9,14 +13,18 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/failpoint.h"
+#include "common/log.h"
 #include "common/status.h"
 #include "common/text.h"
+#include "common/unique_fd.h"
 
 namespace rb::controller {
 namespace {
 
-constexpr int kSchemaVersion = 2;
+constexpr int kSchemaVersion = 3;
 constexpr int kBusyTimeoutMs = 5000;
+// Enough for the events of an operation over thousands of hosts.
+constexpr off_t kReserveBytes = 16 << 20;
 
 constexpr char kSchema[] = R"sql(
   CREATE TABLE principals (name TEXT NOT NULL, is_agent INTEGER NOT NULL, role TEXT NOT NULL,
@@ -43,6 +51,14 @@ constexpr char kAuditSchema[] = R"sql(
     BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END;
   CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
     BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END;
+)sql";
+
+// Since version 3: listing reads no snapshots, and plans say how long the like has taken.
+constexpr char kBriefSchema[] = R"sql(
+  CREATE TABLE briefs (operation_id TEXT PRIMARY KEY, brief BLOB NOT NULL) STRICT, WITHOUT ROWID;
+  CREATE TABLE times (number INTEGER PRIMARY KEY, environment TEXT NOT NULL, service TEXT NOT NULL,
+                      method TEXT NOT NULL, prepare_us INTEGER NOT NULL, downtime_us INTEGER NOT NULL) STRICT;
+  CREATE INDEX times_of ON times (service, environment, method, number);
 )sql";
 
 absl::Status SqliteStatus(sqlite3* database, absl::string_view what) {
@@ -102,7 +118,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
   sqlite3* database = nullptr;
   const int opened = sqlite3_open_v2(path.c_str(), &database,
                                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
-  std::unique_ptr<Store> store(new Store(database));
+  std::unique_ptr<Store> store(new Store(database, path + ".reserve"));
   if (opened != SQLITE_OK) return SqliteStatus(database, absl::StrCat("open ", path));
   sqlite3_busy_timeout(database, kBusyTimeoutMs);
   MutexLock lock(store->mutex_);
@@ -128,7 +144,8 @@ absl::Status Store::Setup() {
   if (version == kSchemaVersion) return absl::OkStatus();
   RB_RETURN_IF_ERROR(Begin());
   absl::Status made = version == 0 ? Execute(kSchema) : absl::OkStatus();
-  if (made.ok()) made = Execute(kAuditSchema);
+  if (made.ok() && version < 2) made = Execute(kAuditSchema);
+  if (made.ok() && version < 3) made = Execute(kBriefSchema);
   if (made.ok()) made = Execute(absl::StrCat("PRAGMA user_version = ", kSchemaVersion).c_str());
   return End(made);
 }
@@ -148,6 +165,38 @@ absl::Status Store::End(const absl::Status& status) {
   absl::Status committed = Execute("COMMIT");
   if (!committed.ok()) Execute("ROLLBACK").IgnoreError();
   return committed;
+}
+
+absl::Status Store::InTransaction(const std::function<absl::Status()>& work) {
+  const auto once = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    RB_RETURN_IF_ERROR(Begin());
+    return End(work());
+  };
+  const absl::Status done = once();
+  if (!absl::IsResourceExhausted(done) || unlink(reserve_path_.c_str()) != 0) return done;
+  LogError("controller",
+           "the disk of the store is full; the room that was kept for what runs is given up: ", done.message());
+  return once();
+}
+
+absl::Status Store::KeepReserve() {
+  struct stat there {};
+  if (stat(reserve_path_.c_str(), &there) == 0 && there.st_size == kReserveBytes) return absl::OkStatus();
+  struct statvfs disk {};
+  const std::string folder = reserve_path_.substr(0, reserve_path_.rfind('/') + 1);
+  if (statvfs(folder.empty() ? "." : folder.c_str(), &disk) != 0) return ErrnoStatus(errno, folder);
+  const auto full = [&] {
+    unlink(reserve_path_.c_str());
+    return absl::ResourceExhaustedError(absl::StrCat("the disk of ", folder,
+                                                     " is full: ", FormatBytes(disk.f_bavail * disk.f_frsize),
+                                                     " are free. Make room on it"));
+  };
+  // As much again stays free: keeping room is not to be what fills the disk.
+  if (disk.f_bavail * disk.f_frsize < 2 * static_cast<uint64_t>(kReserveBytes)) return full();
+  const UniqueFd file(open(reserve_path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!file.valid()) return ErrnoStatus(errno, reserve_path_);
+  if (posix_fallocate(file.get(), 0, kReserveBytes) != 0) return full();
+  return absl::OkStatus();
 }
 
 absl::Status Store::PutPrincipal(const Principal& principal) {
@@ -234,31 +283,88 @@ absl::StatusOr<uint64_t> Store::NextFencingNumber() {
   return number;
 }
 
+absl::Status Store::PutBrief(const StoredOperation& operation) {
+  if (operation.brief.empty()) return absl::OkStatus();
+  Statement put(database_, "INSERT OR REPLACE INTO briefs VALUES (?, ?)");
+  return put.Bind(operation.id).BindBlob(operation.brief).Run();
+}
+
+absl::Status Store::Insert(const StoredEvent& event) {
+  const StoredOperation& operation = event.operation;
+  if (event.sequence == 1) {
+    Statement insert(database_, "INSERT INTO operations VALUES (?, ?, ?, ?, NULLIF(?, ''), ?)");
+    RB_RETURN_IF_ERROR(insert.Bind(operation.id)
+                           .Bind(operation.environment)
+                           .Bind(operation.service)
+                           .BindNumber(operation.ended ? 1 : 0)
+                           .Bind(event.idempotency_key)
+                           .BindBlob(operation.snapshot)
+                           .Run());
+    RB_RETURN_IF_ERROR(PutBrief(operation));
+  }
+  Statement insert(database_, "INSERT INTO operation_events VALUES (?, ?, ?)");
+  return insert.Bind(operation.id).BindNumber(static_cast<int64_t>(event.sequence)).BindBlob(event.event).Run();
+}
+
+absl::Status Store::AppendEvents(const std::vector<StoredEvent>& events) {
+  MutexLock lock(mutex_);
+  return InTransaction([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    for (const StoredEvent& event : events) RB_RETURN_IF_ERROR(Insert(event));
+    RB_FAILPOINT("controller.store.before-commit");
+    return absl::OkStatus();
+  });
+}
+
 absl::Status Store::AppendEvent(const StoredOperation& operation, uint64_t sequence, absl::string_view event,
                                 const std::string& idempotency_key) {
+  RB_RETURN_IF_ERROR(AppendEvents({StoredEvent{operation, sequence, std::string(event), idempotency_key}}));
+  return sequence == 1 ? absl::OkStatus() : PutSnapshot(operation, {}, 0);
+}
+
+absl::Status Store::PutSnapshot(const StoredOperation& operation, const std::vector<StoredTime>& times,
+                                size_t most_times) {
   MutexLock lock(mutex_);
-  RB_RETURN_IF_ERROR(Begin());
-  const auto append = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> absl::Status {
-    if (sequence == 1) {
-      Statement insert(database_, "INSERT INTO operations VALUES (?, ?, ?, ?, NULLIF(?, ''), ?)");
-      RB_RETURN_IF_ERROR(insert.Bind(operation.id)
-                             .Bind(operation.environment)
-                             .Bind(operation.service)
-                             .BindNumber(operation.ended ? 1 : 0)
-                             .Bind(idempotency_key)
-                             .BindBlob(operation.snapshot)
+  return InTransaction([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> absl::Status {
+    Statement update(database_, "UPDATE operations SET ended = ?, snapshot = ? WHERE id = ?");
+    RB_RETURN_IF_ERROR(
+        update.BindNumber(operation.ended ? 1 : 0).BindBlob(operation.snapshot).Bind(operation.id).Run());
+    RB_RETURN_IF_ERROR(PutBrief(operation));
+    for (const StoredTime& time : times) {
+      Statement insert(database_, "INSERT INTO times VALUES (NULL, ?, ?, ?, ?, ?)");
+      RB_RETURN_IF_ERROR(insert.Bind(time.environment)
+                             .Bind(time.service)
+                             .Bind(time.method)
+                             .BindNumber(time.prepare_us)
+                             .BindNumber(time.downtime_us)
                              .Run());
-    } else {
-      Statement update(database_, "UPDATE operations SET ended = ?, snapshot = ? WHERE id = ?");
-      RB_RETURN_IF_ERROR(
-          update.BindNumber(operation.ended ? 1 : 0).BindBlob(operation.snapshot).Bind(operation.id).Run());
     }
-    Statement insert(database_, "INSERT INTO operation_events VALUES (?, ?, ?)");
-    return insert.Bind(operation.id).BindNumber(static_cast<int64_t>(sequence)).BindBlob(event).Run();
-  };
-  const absl::Status appended = append();
-  RB_FAILPOINT("controller.store.before-commit");
-  return End(appended);
+    for (const StoredTime& time : times) {
+      Statement thin(database_,
+                     "DELETE FROM times WHERE service = ?1 AND environment = ?2 AND method = ?3 AND number <= (SELECT "
+                     "number FROM times WHERE service = ?1 AND environment = ?2 AND method = ?3 ORDER BY number DESC "
+                     "LIMIT 1 OFFSET ?4)");
+      RB_RETURN_IF_ERROR(thin.Bind(time.service)
+                             .Bind(time.environment)
+                             .Bind(time.method)
+                             .BindNumber(static_cast<int64_t>(most_times))
+                             .Run());
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<std::vector<StoredTime>> Store::Times(const std::string& service) {
+  MutexLock lock(mutex_);
+  Statement statement(database_,
+                      "SELECT environment, method, prepare_us, downtime_us FROM times WHERE service = ? ORDER BY "
+                      "number DESC");
+  statement.Bind(service);
+  std::vector<StoredTime> times;
+  while (true) {
+    RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) return times;
+    times.push_back({statement.Text(0), service, statement.Text(1), statement.Number(2), statement.Number(3)});
+  }
 }
 
 absl::StatusOr<std::vector<std::string>> Store::Events(const std::string& operation_id) {
@@ -276,15 +382,16 @@ absl::StatusOr<std::vector<std::string>> Store::Events(const std::string& operat
 absl::StatusOr<StoredOperation> Store::Find(const std::string& id_or_prefix) {
   MutexLock lock(mutex_);
   Statement statement(database_,
-                      "SELECT id, environment, service, ended, snapshot FROM operations WHERE "
-                      "substr(id, 1, length(?1)) = ?1 ORDER BY id LIMIT 3");
-  statement.Bind(id_or_prefix);
+                      "SELECT id, environment, service, ended, snapshot FROM operations WHERE id >= ?1 AND id < ?2 "
+                      "ORDER BY id LIMIT 3");
+  // Ids are ASCII.
+  statement.Bind(id_or_prefix).Bind(absl::StrCat(id_or_prefix, "\x7f"));
   std::vector<StoredOperation> found;
   while (true) {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
     if (!row) break;
     found.push_back(
-        {statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0, statement.Text(4)});
+        {statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0, statement.Text(4), ""});
     if (found.back().id == id_or_prefix) return found.back();
   }
   if (found.empty() || id_or_prefix.empty()) {
@@ -307,18 +414,19 @@ absl::StatusOr<std::string> Store::OperationOfKey(const std::string& idempotency
 absl::StatusOr<std::vector<StoredOperation>> Store::List(const std::string& environment, const std::string& service,
                                                          const std::string& before_id, size_t limit) {
   MutexLock lock(mutex_);
+  // A snapshot, which can be large, is read only where an earlier version has left no brief.
   Statement statement(database_,
-                      "SELECT id, environment, service, ended, snapshot FROM operations WHERE "
-                      "(?1 = '' OR environment = ?1) AND (?2 = '' OR service = ?2) AND (?3 = '' OR rowid < (SELECT "
-                      "rowid FROM operations WHERE id = ?3)) "
-                      "ORDER BY rowid DESC LIMIT ?4");
+                      "SELECT id, environment, service, ended, coalesce(brief, snapshot) FROM operations LEFT JOIN "
+                      "briefs ON operation_id = id WHERE (?1 = '' OR environment = ?1) AND (?2 = '' OR service = ?2) "
+                      "AND (?3 = '' OR operations.rowid < (SELECT rowid FROM operations WHERE id = ?3)) "
+                      "ORDER BY operations.rowid DESC LIMIT ?4");
   statement.Bind(environment).Bind(service).Bind(before_id).BindNumber(static_cast<int64_t>(limit));
   std::vector<StoredOperation> operations;
   while (true) {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
     if (!row) return operations;
     operations.push_back(
-        {statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0, statement.Text(4)});
+        {statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0, "", statement.Text(4)});
   }
 }
 
@@ -345,8 +453,10 @@ absl::Status Store::TakeLock(const std::string& service, const std::string& envi
 
 absl::Status Store::ReleaseLock(const std::string& operation_id) {
   MutexLock lock(mutex_);
-  Statement statement(database_, "DELETE FROM locks WHERE operation_id = ?");
-  return statement.Bind(operation_id).Run();
+  return InTransaction([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    Statement statement(database_, "DELETE FROM locks WHERE operation_id = ?");
+    return statement.Bind(operation_id).Run();
+  });
 }
 
 absl::Status Store::ReleaseStaleLocks() {
@@ -409,8 +519,14 @@ absl::Status Store::AppendAudit(AuditRecord record, bool durable) {
         absl::string_view(reinterpret_cast<const char*>(record.hash.bytes.data()), record.hash.bytes.size()));
     return insert.Run();
   };
-  absl::Status appended = Begin();
-  if (appended.ok()) appended = End(append());
+  // What only reads is not worth the reserve.
+  absl::Status appended;
+  if (durable) {
+    appended = InTransaction(append);
+  } else {
+    appended = Begin();
+    if (appended.ok()) appended = End(append());
+  }
   if (!durable) RB_RETURN_IF_ERROR(Execute("PRAGMA synchronous = FULL"));
   return appended;
 }

@@ -3,9 +3,11 @@
 #define RB_CONTROLLER_ADAPTERS_STORE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -30,8 +32,28 @@ struct StoredOperation {
   std::string environment;
   std::string service;
   bool ended = false;
-  // rb.v1.Operation, as it is after the last event.
+  // rb.v1.Operation: as it was accepted, then as it ended. In between the events say how it stands.
   std::string snapshot;
+  // The same in short, for listing; left out: the snapshot.
+  std::string brief;
+};
+
+// One event of one operation.
+struct StoredEvent {
+  // Event 1 makes the operation; of later ones only the id is read.
+  StoredOperation operation;
+  uint64_t sequence = 0;
+  std::string event;
+  // With event 1; may be empty.
+  std::string idempotency_key;
+};
+
+struct StoredTime {
+  std::string environment;
+  std::string service;
+  std::string method;
+  int64_t prepare_us = 0;
+  int64_t downtime_us = 0;
 };
 
 // Thread-safe. Other processes (`rb-controller token`) may use the file at the same time.
@@ -42,6 +64,10 @@ class Store {
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
+
+  // Keeps some room on the disk for what is under way: when the disk is full, that room is given up so that events, and
+  // how operations end, can still be written. RESOURCE_EXHAUSTED when there is none to keep: nothing new is to begin.
+  absl::Status KeepReserve();
 
   // Operators and agents. Whoever is not here is denied, whatever certificate they hold.
   absl::Status PutPrincipal(const Principal& principal);
@@ -61,12 +87,20 @@ class Store {
   // ALREADY_EXISTS when its idempotency key was used before.
   absl::Status AppendEvent(const StoredOperation& operation, uint64_t sequence, absl::string_view event,
                            const std::string& idempotency_key);
+  // All of them or none, with one flush to the disk.
+  absl::Status AppendEvents(const std::vector<StoredEvent>& events);
+  // Marks the operation as ended (or, `ended` false, as it is now) and keeps what its hosts took: of each service,
+  // environment and method the newest `most_times`.
+  absl::Status PutSnapshot(const StoredOperation& operation, const std::vector<StoredTime>& times, size_t most_times);
+  // Newest first.
+  absl::StatusOr<std::vector<StoredTime>> Times(const std::string& service);
   absl::StatusOr<std::vector<std::string>> Events(const std::string& operation_id);
   // By id or unambiguous prefix. NOT_FOUND, INVALID_ARGUMENT.
   absl::StatusOr<StoredOperation> Find(const std::string& id_or_prefix);
   // Empty when the key is not known.
   absl::StatusOr<std::string> OperationOfKey(const std::string& idempotency_key);
   // Newest first, in the order in which they were accepted; `before_id`: older than that one (empty: from the newest).
+  // In brief: the snapshots are not read.
   absl::StatusOr<std::vector<StoredOperation>> List(const std::string& environment, const std::string& service,
                                                     const std::string& before_id, size_t limit);
   absl::StatusOr<std::vector<std::string>> Unfinished();
@@ -88,17 +122,22 @@ class Store {
   absl::StatusOr<std::string> LockHolder(const std::string& service, const std::string& environment);
 
  private:
-  explicit Store(sqlite3* database) : database_(database) {}
+  Store(sqlite3* database, std::string path) : database_(database), reserve_path_(std::move(path)) {}
   class Statement;
+  absl::Status PutBrief(const StoredOperation& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Insert(const StoredEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static absl::StatusOr<std::vector<AuditRecord>> ReadAudit(Statement* statement);
   absl::Status Execute(const char* sql) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Begin() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Commits when `status` is OK, else rolls back; returns the first error.
   absl::Status End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Runs `work` in a transaction; once more, with the reserve given up, when the disk is full.
+  absl::Status InTransaction(const std::function<absl::Status()>& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Setup() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Mutex mutex_;
   sqlite3* const database_;
+  const std::string reserve_path_;
 };
 
 }  // namespace rb::controller

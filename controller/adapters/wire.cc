@@ -202,6 +202,32 @@ StatusCode CodeFromWire(int code) {
   }
 }
 
+void PredictionToWire(const Prediction& prediction, v1::Prediction* wire) {
+  *wire->mutable_p50() = ToProto(prediction.p50);
+  *wire->mutable_p95() = ToProto(prediction.p95);
+  wire->set_samples(prediction.samples);
+  wire->set_basis(prediction.basis);
+}
+
+Prediction PredictionFromWire(const v1::Prediction& wire) {
+  Prediction prediction;
+  prediction.p50 = FromProto(wire.p50());
+  prediction.p95 = FromProto(wire.p95());
+  prediction.samples = wire.samples();
+  prediction.basis = wire.basis();
+  return prediction;
+}
+
+void ReasonsToWire(const Reasons& reasons, google::protobuf::RepeatedPtrField<v1::Reason>* wire) {
+  for (const Reason& reason : reasons.list()) {
+    v1::Reason* added = wire->Add();
+    added->set_rule(static_cast<v1::Reason::Rule>(static_cast<int>(reason.rule) + 1));
+    added->set_text(reason.text);
+    added->mutable_hosts()->Add(reason.hosts.begin(), reason.hosts.end());
+    added->set_host_count(reason.host_count);
+  }
+}
+
 // The plan of a journalled operation; what ToWire leaves out comes beside it.
 Plan PlanFromWire(const v1::Plan& wire) {
   Plan plan;
@@ -223,6 +249,7 @@ Plan PlanFromWire(const v1::Plan& wire) {
     host.wave = one.wave();
     host.durability = EnumFromWire<Durability>(one.durability(), 3);
     if (one.has_last_proved_at()) host.last_proved_at = FromProto(one.last_proved_at());
+    host.prediction = PredictionFromWire(one.prediction());
     plan.hosts.push_back(std::move(host));
   }
   plan.wave_count = wire.wave_count();
@@ -230,6 +257,15 @@ Plan PlanFromWire(const v1::Plan& wire) {
   plan.notes.assign(wire.notes().begin(), wire.notes().end());
   plan.approval_before_wave = wire.approval_before_wave();
   for (const v1::MissedHost& missed : wire.missed_hosts()) plan.missed[missed.host()] = missed.environment();
+  plan.prediction = PredictionFromWire(wire.prediction());
+  for (const v1::Reason& one : wire.reasons()) {
+    Reason reason;
+    reason.rule = EnumFromWire<Rule>(one.rule(), static_cast<int>(Rule::kEvent));
+    reason.text = one.text();
+    reason.hosts.assign(one.hosts().begin(), one.hosts().end());
+    reason.host_count = one.host_count();
+    plan.reasons.Add(std::move(reason));
+  }
   return plan;
 }
 
@@ -348,6 +384,7 @@ v1::Plan ToWire(const Plan& plan) {
     added->set_already_there(host.already_there);
     for (const Candidate& fallback : host.fallbacks) added->add_fallback_methods(MethodToWire(fallback.method));
     added->set_wave(host.wave);
+    if (host.prediction.samples > 0) PredictionToWire(host.prediction, added->mutable_prediction());
     added->set_durability(static_cast<v1::Durability>(static_cast<int>(host.durability) + 1));
     if (host.last_proved_at != absl::InfinitePast()) *added->mutable_last_proved_at() = ToProto(host.last_proved_at);
   }
@@ -361,6 +398,8 @@ v1::Plan ToWire(const Plan& plan) {
     missed->set_environment(environment);
   }
   if (plan.refusal.refused()) *wire.mutable_refusal() = ToWire(plan.refusal);
+  if (plan.prediction.samples > 0) PredictionToWire(plan.prediction, wire.mutable_prediction());
+  ReasonsToWire(plan.reasons, wire.mutable_reasons());
   return wire;
 }
 
@@ -405,46 +444,48 @@ Inspection InspectionFromWire(const v1::TaskResult& wire) {
 
 v1::OperationState ToWire(OperationState state) { return static_cast<v1::OperationState>(static_cast<int>(state) + 1); }
 
-v1::Operation ToWire(const Operation& operation) {
+namespace {
+
+void HostToWire(const HostProgress& host, v1::HostProgress* added) {
+  const Candidate* fallback = host.candidate > 0 ? &host.plan.fallbacks[host.candidate - 1] : nullptr;
+  added->set_host(host.plan.host);
+  added->set_environment(host.plan.environment);
+  added->set_wave(host.plan.wave);
+  added->set_state(static_cast<v1::HostState>(host.state));
+  added->set_method(MethodToWire(fallback != nullptr ? fallback->method : host.plan.method));
+  added->set_from_release(host.plan.from_release);
+  added->set_from_commit(host.plan.from_commit);
+  added->set_from_version(host.plan.from_version);
+  added->set_to_release(host.to_release.empty() ? host.plan.release_name : host.to_release);
+  added->set_to_commit(host.plan.commit);
+  added->set_to_version(host.plan.version);
+  *added->mutable_times()->mutable_prepare() = ToProto(host.times.prepare);
+  *added->mutable_times()->mutable_stop() = ToProto(host.times.stop);
+  *added->mutable_times()->mutable_swap() = ToProto(host.times.swap);
+  *added->mutable_times()->mutable_start() = ToProto(host.times.start);
+  *added->mutable_times()->mutable_downtime() = ToProto(host.times.downtime);
+  *added->mutable_times()->mutable_recovery() = ToProto(host.times.recovery);
+  *added->mutable_target() = ToProto(host.target);
+  added->set_target_met(host.target_met);
+  added->set_verdict(VerdictToWire(host.verdict));
+  for (const ProbeResult& probe : host.probes) *added->add_probes() = ProbeToWire(probe);
+  added->set_error(host.error);
+  added->set_state_unknown(host.state_unknown);
+  added->set_replaced_release(host.replaced_release);
+  added->set_already_there(host.plan.already_there);
+}
+
+// All but the plan and the hosts.
+v1::Operation HeadToWire(const Operation& operation) {
   v1::Operation wire;
   wire.set_id(operation.id);
   *wire.mutable_spec() = ToWire(operation.plan.spec);
-  *wire.mutable_plan() = ToWire(operation.plan);
   wire.set_state(ToWire(operation.state));
   wire.set_summary(operation.summary);
   wire.set_already_there(operation.already_there);
   wire.set_requested_by(operation.requested_by);
   *wire.mutable_accepted_at() = ToProto(operation.accepted_at);
   if (IsFinal(operation.state)) *wire.mutable_ended_at() = ToProto(operation.ended_at);
-  for (const HostProgress& host : operation.hosts) {
-    v1::HostProgress* added = wire.add_hosts();
-    const Candidate* fallback = host.candidate > 0 ? &host.plan.fallbacks[host.candidate - 1] : nullptr;
-    added->set_host(host.plan.host);
-    added->set_environment(host.plan.environment);
-    added->set_wave(host.plan.wave);
-    added->set_state(static_cast<v1::HostState>(host.state));
-    added->set_method(MethodToWire(fallback != nullptr ? fallback->method : host.plan.method));
-    added->set_from_release(host.plan.from_release);
-    added->set_from_commit(host.plan.from_commit);
-    added->set_from_version(host.plan.from_version);
-    added->set_to_release(host.to_release.empty() ? host.plan.release_name : host.to_release);
-    added->set_to_commit(host.plan.commit);
-    added->set_to_version(host.plan.version);
-    *added->mutable_times()->mutable_prepare() = ToProto(host.times.prepare);
-    *added->mutable_times()->mutable_stop() = ToProto(host.times.stop);
-    *added->mutable_times()->mutable_swap() = ToProto(host.times.swap);
-    *added->mutable_times()->mutable_start() = ToProto(host.times.start);
-    *added->mutable_times()->mutable_downtime() = ToProto(host.times.downtime);
-    *added->mutable_times()->mutable_recovery() = ToProto(host.times.recovery);
-    *added->mutable_target() = ToProto(host.target);
-    added->set_target_met(host.target_met);
-    added->set_verdict(VerdictToWire(host.verdict));
-    for (const ProbeResult& probe : host.probes) *added->add_probes() = ProbeToWire(probe);
-    added->set_error(host.error);
-    added->set_state_unknown(host.state_unknown);
-    added->set_replaced_release(host.replaced_release);
-    added->set_already_there(host.plan.already_there);
-  }
   wire.mutable_next_commands()->Add(operation.next_commands.begin(), operation.next_commands.end());
   *wire.mutable_recovery() = ToProto(operation.recovery);
   *wire.mutable_target() = ToProto(operation.plan.target);
@@ -454,6 +495,25 @@ v1::Operation ToWire(const Operation& operation) {
   wire.set_paused(operation.paused);
   wire.set_approved_by(operation.approved_by);
   if (operation.state == OperationState::kWaiting) wire.set_waits_for(WaitsFor(operation));
+  ReasonsToWire(operation.reasons, wire.mutable_reasons());
+  wire.set_host_count(static_cast<uint32_t>(operation.hosts.size()));
+  return wire;
+}
+
+}  // namespace
+
+v1::Operation ToWire(const Operation& operation) {
+  v1::Operation wire = HeadToWire(operation);
+  *wire.mutable_plan() = ToWire(operation.plan);
+  for (const HostProgress& host : operation.hosts) HostToWire(host, wire.add_hosts());
+  return wire;
+}
+
+v1::Operation ToWire(const Operation& operation, const std::set<std::string>& hosts) {
+  v1::Operation wire = HeadToWire(operation);
+  for (const std::string& name : hosts) {
+    if (const HostProgress* host = operation.Find(name); host != nullptr) HostToWire(*host, wire.add_hosts());
+  }
   return wire;
 }
 

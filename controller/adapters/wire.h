@@ -3,6 +3,7 @@
 #define RB_CONTROLLER_ADAPTERS_WIRE_H_
 
 #include <optional>
+#include <set>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -23,6 +24,8 @@ v1::Refusal ToWire(const Refusal& refusal);
 StepResult FromWire(const v1::TaskResult& wire);
 Inspection InspectionFromWire(const v1::TaskResult& wire);
 v1::Operation ToWire(const Operation& operation);
+// Without the plan, and with these hosts only.
+v1::Operation ToWire(const Operation& operation, const std::set<std::string>& hosts);
 v1::OperationState ToWire(OperationState state);
 // Absent for one that runs, or moved no host.
 std::optional<OperationEnd> EndOf(const v1::Operation& operation);

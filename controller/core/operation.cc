@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/text.h"
+#include "controller/core/names.h"
 
 namespace rb::controller {
 namespace {
@@ -34,6 +36,7 @@ absl::string_view NameOfStep(StepKind kind) {
 
 // Of the plan's, in the history.
 constexpr size_t kMostNotes = 50;
+constexpr size_t kMostNextCommands = 100;
 
 bool Changes(const HostProgress& host) { return !host.plan.already_there; }
 // Holds, or may hold, the new state.
@@ -46,7 +49,20 @@ bool HasToRevert(const HostProgress& host) {
   return host.state == HostState::kPrepared || MayBeNew(host) || may_be_stopped;
 }
 
-std::string NamesOf(const std::vector<std::string>& hosts) { return absl::StrJoin(hosts, ", "); }
+// A summary names some; each host's own line says the rest.
+std::string NamesOf(const std::vector<std::string>& hosts) { return JoinSome(hosts); }
+
+absl::string_view TextOf(OnFailure policy) {
+  switch (policy) {
+    case OnFailure::kRevertWave:
+      return "the policy takes the wave back";
+    case OnFailure::kRevertAll:
+      return "the policy takes every changed host back";
+    case OnFailure::kHold:
+      return "the policy leaves what failed as it is";
+  }
+  return "";
+}
 
 std::string WhatIsSaid(const StepResult& result) {
   if (!result.message.empty()) return result.message;
@@ -127,8 +143,8 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
 
 class Machine {
  public:
-  Machine(const Operation& operation, const Event& event) : event_(event) {
-    decision_.operation = operation;
+  Machine(Operation operation, const Event& event) : event_(event) {
+    decision_.operation = std::move(operation);
     op().last_sequence = event.sequence;
   }
 
@@ -147,6 +163,9 @@ class Machine {
       if (plan.already_there) host.verdict = Verdict::kHealthy;
       op().hosts.push_back(std::move(host));
     }
+    for (uint32_t i = 0; i < op().hosts.size(); ++i) op().by_name.push_back(i);
+    std::sort(op().by_name.begin(), op().by_name.end(),
+              [this](uint32_t a, uint32_t b) { return op().hosts[a].plan.host < op().hosts[b].plan.host; });
     for (const std::string& note : accepted.plan.notes) {
       if (decision_.notes.size() < kMostNotes) Note("", note);
     }
@@ -190,7 +209,7 @@ class Machine {
     }
     if (IsFinal(op().state)) return;
     const StepResult& result = ended.result;
-    host->step_id.clear();
+    SetStep(host, "");
     if (Retries(host, result)) return;
     // An answer came: what it says is what is.
     host->state_unknown = false;
@@ -236,7 +255,7 @@ class Machine {
   void operator()(const StepTimedOut& timed_out) {
     HostProgress* host = FindHost(timed_out.host);
     if (host == nullptr || host->step_id != timed_out.step_id || IsFinal(op().state)) return;
-    host->step_id.clear();
+    SetStep(host, "");
     // A lost report is not a failure of the host: what it holds is not known until it answers.
     const bool could_change = host->step_kind == StepKind::kCommit || host->step_kind == StepKind::kRevert ||
                               host->step_kind == StepKind::kPrepare || host->step_kind == StepKind::kVerify;
@@ -254,6 +273,7 @@ class Machine {
       return;
     }
     Note("", absl::StrCat("abort asked for by ", abort.by, abort.reason.empty() ? "" : ": ", abort.reason));
+    Explain("", absl::StrCat("aborted by ", abort.by, abort.reason.empty() ? "" : ": ", abort.reason));
     Abort(abort.reason);
   }
 
@@ -277,6 +297,7 @@ class Machine {
     if (!WhyRefused(op(), approved).empty()) return;
     op().approved_by = approved.by;
     Note("", absl::StrCat("approved by ", approved.by, approved.reason.empty() ? "" : ": ", approved.reason));
+    Explain("", absl::StrCat("the approval gate was opened by ", approved.by));
     if (op().state == OperationState::kWaiting) Advance();
   }
 
@@ -315,12 +336,16 @@ class Machine {
                               : ""));
   }
 
-  HostProgress* FindHost(const std::string& name) {
-    for (HostProgress& host : op().hosts) {
-      if (host.plan.host == name) return &host;
-    }
-    return nullptr;
+  HostProgress* FindHost(const std::string& name) { return const_cast<HostProgress*>(op().Find(name)); }
+
+  void SetStep(HostProgress* host, std::string step_id) {
+    if (host->busy()) --op().busy_hosts;
+    host->step_id = std::move(step_id);
+    if (host->busy()) ++op().busy_hosts;
   }
+
+  // For `rbctl why`.
+  void Explain(const std::string& host, const std::string& text) { op().reasons.Add(Rule::kEvent, text, host); }
 
   void Start(HostProgress* host, StepKind kind) {
     host->step_kind = kind;
@@ -330,7 +355,7 @@ class Machine {
 
   void StartAfter(HostProgress* host, absl::Duration delay) {
     ++host->attempt;
-    host->step_id = StepId(op(), *host);
+    SetStep(host, StepId(op(), *host));
     StartStep step = BuildStep(op(), *host);
     step.delay = delay;
     decision_.effects.emplace_back(std::move(step));
@@ -351,12 +376,11 @@ class Machine {
   void Fail(HostProgress* host, std::string why) {
     host->failed = true;
     host->error = why;
+    Explain(host->plan.host, why);
     Note(host->plan.host, std::move(why));
   }
 
-  bool AnyBusy() {
-    return std::any_of(op().hosts.begin(), op().hosts.end(), [](const HostProgress& host) { return host.busy(); });
-  }
+  bool AnyBusy() { return op().busy_hosts > 0; }
   std::vector<std::string> Names(const std::function<bool(const HostProgress&)>& wanted) {
     std::vector<std::string> names;
     for (const HostProgress& host : op().hosts) {
@@ -382,6 +406,8 @@ class Machine {
       ++host->candidate;
       const Candidate& fallback = host->plan.fallbacks[host->candidate - 1];
       host->plan.method_because = absl::StrCat("the first choice failed: ", WhatIsSaid(result));
+      Explain(host->plan.host, absl::StrCat("the next source was taken: the one before it could not be prepared (",
+                                            WhatIsSaid(result), ")"));
       host->plan.version = fallback.version;
       Start(host, StepKind::kPrepare);
       return;
@@ -541,6 +567,7 @@ class Machine {
       if (op().state == OperationState::kWaiting) return;
       Go(OperationState::kWaiting);
       Note("", waits_for);
+      Explain("", absl::StrCat("held before wave ", op().wave + 1, ": ", waits_for));
       ++op().waits;
       decision_.effects.emplace_back(ArmWait{op().waits, kLongestWait});
       return;
@@ -594,6 +621,15 @@ class Machine {
   }
 
   void StartReverting(const std::function<bool(const HostProgress&)>& wanted) {
+    if (op().state != OperationState::kReverting) {
+      const auto failed =
+          std::count_if(op().hosts.begin(), op().hosts.end(), [](const auto& one) { return one.failed; });
+      Explain("", op().abort_requested
+                      ? std::string("it goes back: it was aborted")
+                      : absl::StrCat(
+                            "it goes back: ", failed, failed == 1 ? " host" : " hosts", " failed, and ",
+                            op().wave == 0 ? "none commits unless all have prepared" : TextOf(op().plan.on_failure)));
+    }
     Go(OperationState::kReverting);
     bool any = false;
     for (HostProgress& host : op().hosts) {
@@ -736,9 +772,10 @@ class Machine {
             absl::StrCat(name, ": on the old state", host.error.empty() ? "" : absl::StrCat(" (", host.error, ")")));
       }
     }
+    std::set<std::string> seen;
     std::vector<std::string> unique;
     for (const std::string& command : op().next_commands) {
-      if (std::find(unique.begin(), unique.end(), command) == unique.end()) unique.push_back(command);
+      if (unique.size() < kMostNextCommands && seen.insert(command).second) unique.push_back(command);
     }
     op().next_commands = std::move(unique);
     End(OperationState::kNeedsAttention, absl::StrJoin(parts, "; "));
@@ -868,8 +905,15 @@ std::string WhyRefused(const Operation& operation, const OperatorRequest& reques
   return "";
 }
 
-Decision Decide(const Operation& operation, const Event& event) {
-  Machine machine(operation, event);
+const HostProgress* Operation::Find(absl::string_view host) const {
+  const auto place = std::lower_bound(
+      by_name.begin(), by_name.end(), host,
+      [this](uint32_t at, absl::string_view name) { return absl::string_view(hosts[at].plan.host) < name; });
+  return place != by_name.end() && hosts[*place].plan.host == host ? &hosts[*place] : nullptr;
+}
+
+Decision Decide(Operation operation, const Event& event) {
+  Machine machine(std::move(operation), event);
   std::visit(machine, event.body);
   return machine.Take();
 }

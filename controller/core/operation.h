@@ -143,6 +143,15 @@ struct Operation {
   uint64_t fencing_number = 0;
   uint64_t last_sequence = 0;
   std::vector<std::string> next_commands;
+  // What was decided while it ran.
+  Reasons reasons;
+  // Steps under way.
+  uint32_t busy_hosts = 0;
+  // Places in `hosts`, by name.
+  std::vector<uint32_t> by_name;
+
+  // Null when it has no such host.
+  const HostProgress* Find(absl::string_view host) const;
 };
 
 // Events. Each is written to the journal before it is acted on.
@@ -247,7 +256,7 @@ struct Decision {
 
 // Takes the operation one event further. An event that no longer matters (an old step's result, an abort of an ended
 // operation) changes nothing but last_sequence.
-Decision Decide(const Operation& operation, const Event& event);
+Decision Decide(Operation operation, const Event& event);
 
 // What somebody asks of an operation that runs.
 using OperatorRequest = std::variant<AbortRequested, PauseRequested, ResumeRequested, Approved>;

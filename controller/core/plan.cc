@@ -9,12 +9,15 @@
 #include "absl/strings/str_join.h"
 #include "common/clock.h"
 #include "common/text.h"
+#include "controller/core/names.h"
 
 namespace rb::controller {
 namespace {
 
 // Long enough for the probes that need time.
 constexpr absl::Duration kSoakOfAVerification = absl::Seconds(10);
+// Named in a refusal.
+constexpr size_t kMostCandidates = 20;
 
 std::string Short(const std::string& commit) { return commit.substr(0, 7); }
 
@@ -52,6 +55,7 @@ class Planner {
     const FleetService& service = fleet_.services.at(spec().service);
     plan_.on_failure = spec().hold_on_failure ? OnFailure::kHold : service.on_failure;
     plan_.verify_deadline = service.verify_deadline;
+    ExplainScope();
     CheckLock();
     if (!refused()) CheckHosts();
     if (!refused() && spec().kind == OperationKind::kUndo && !history_.undo_releases.has_value()) {
@@ -63,6 +67,7 @@ class Planner {
     if (!refused() && spec().kind != OperationKind::kVerification) CheckProblems();
     if (!refused() && ChangesHosts(spec().kind)) CheckGates();
     if (!refused()) FillIn(service);
+    if (!refused()) Predict();
     return std::move(plan_);
   }
 
@@ -73,6 +78,17 @@ class Planner {
     plan_.refusal.code = code;
     plan_.refusal.message = absl::StrCat(message, ". Nothing was changed");
     plan_.refusal.next_command = next;
+    Explain(Rule::kRefusal, message);
+  }
+
+  void Explain(Rule rule, absl::string_view text, const std::string& host = "") { plan_.reasons.Add(rule, text, host); }
+
+  void ExplainScope() {
+    const std::string where = absl::StrCat(spec().service, " in ", absl::StrJoin(EnvironmentsOf(spec()), ", then "));
+    const std::string order = scope_.hosts.size() == 1 ? "" : "; in the order of the fleet file";
+    Explain(Rule::kScope, spec().hosts.empty() ? absl::StrCat("every host of ", where, ": ", scope_.hosts.size(), order)
+                                               : absl::StrCat("the hosts that were named, of ", where, ": ",
+                                                              JoinSome(scope_.hosts), order));
   }
 
   void CheckLock() {
@@ -105,20 +121,46 @@ class Planner {
       for (const std::string& host : offline) {
         plan_.missed[host] = scope_.environment_of_host.at(host);
         plan_.notes.push_back(absl::StrCat(host, ": offline, and left out; when it is back: rbctl repair ", host));
+        Explain(Rule::kNotTouched, "left out (--skip-offline): offline", host);
       }
       offline.clear();
     }
     if (!offline.empty()) {
       Refuse(Refusal::Code::kHostOffline,
-             absl::StrCat(absl::StrJoin(offline, ", "), offline.size() == 1 ? " is offline" : " are offline",
+             absl::StrCat(JoinSome(offline), offline.size() == 1 ? " is offline" : " are offline",
                           "; an operation moves all of its hosts or none"),
              offline.size() < scope_.hosts.size()
                  ? absl::StrCat("bring the agent back (on the host: systemctl status rb-agent), or the same command "
                                 "with --skip-offline")
                  : "rbctl agents");
-      plan_.refusal.hosts = offline;
+      NameHosts(offline);
     } else if (!failing.empty()) {
-      Refuse(Refusal::Code::kHostProblem, absl::StrJoin(failing, "; "), "rbctl status " + spec().environment);
+      Refuse(Refusal::Code::kHostProblem, JoinSome(failing, "; "), "rbctl status " + spec().environment);
+    }
+  }
+
+  // A refusal travels in the trailer of an answer: it has to be small.
+  void NameHosts(const std::vector<std::string>& hosts) {
+    plan_.refusal.hosts.assign(hosts.begin(),
+                               hosts.begin() + static_cast<std::ptrdiff_t>(std::min(hosts.size(), kMostNamed)));
+  }
+
+  static absl::string_view NameOfMethod(Method method) { return method == Method::kGit ? "git" : "backup"; }
+
+  // Why the sources that were not taken were not.
+  void ExplainOthers(const std::string& host, const Inspection& inspection, const Candidate& best) {
+    for (const Candidate& candidate : inspection.candidates) {
+      if (candidate.refused_because.empty()) continue;
+      // Names differ from host to host; what counts is the rule.
+      Explain(
+          Rule::kNotChosen,
+          absl::StrCat(NameOfMethod(candidate.method), " ", Short(candidate.commit), ": ", candidate.refused_because),
+          host);
+    }
+    if (best.method == Method::kGit && spec().method == Method::kAuto && ChangesHosts(spec().kind) &&
+        std::none_of(inspection.candidates.begin(), inspection.candidates.end(),
+                     [](const Candidate& one) { return one.method == Method::kBackup; })) {
+      Explain(Rule::kNotChosen, "backup: the host has no release of it", host);
     }
   }
 
@@ -169,6 +211,11 @@ class Planner {
         plan.last_proved_at = best.release->last_proved_at;
       }
       plan.method_because = Because(best);
+      Explain(Rule::kMethod, absl::StrCat(NameOfMethod(best.method), ": ", RuleOf(best)), host);
+      ExplainOthers(host, inspection, best);
+      for (const Candidate& fallback : plan.fallbacks) {
+        Explain(Rule::kFallback, absl::StrCat(NameOfMethod(fallback.method), ", if that fails"), host);
+      }
       if (best.method == Method::kBackup && best.release.has_value() &&
           best.release->durability != Durability::kProved) {
         plan_.notes.push_back(absl::StrCat(host, ": ", plan.release_name, " has not been proved by a restore yet"));
@@ -180,10 +227,9 @@ class Planner {
     if (spec().kind != OperationKind::kUndo && identities_.size() > 1) {
       std::vector<std::string> parts;
       for (const auto& [identity, hosts] : identities_) {
-        parts.push_back(absl::StrCat(Short(identity), " on ", absl::StrJoin(hosts, ", ")));
+        parts.push_back(absl::StrCat(Short(identity), " on ", JoinSome(hosts)));
       }
-      Ambiguous(
-          absl::StrCat("'", NameOfTarget(spec()), "' is not the same on all hosts: ", absl::StrJoin(parts, "; ")));
+      Ambiguous(absl::StrCat("'", NameOfTarget(spec()), "' is not the same on all hosts: ", JoinSome(parts, "; ")));
     }
   }
 
@@ -211,19 +257,41 @@ class Planner {
   }
 
   std::string Because(const Candidate& best) const {
+    const std::string rule = RuleOf(best);
+    const bool proved = spec().method == Method::kAuto && best.method == Method::kBackup && best.release.has_value() &&
+                        best.release->durability == Durability::kProved && ByMethod();
+    return proved ? absl::StrCat(rule, "; proved ", FormatUtc(best.release->last_proved_at)) : rule;
+  }
+
+  // The source follows from how good it is, not from what was asked.
+  bool ByMethod() const {
+    return spec().kind != OperationKind::kDeploy && spec().kind != OperationKind::kRepair &&
+           spec().kind != OperationKind::kUndo;
+  }
+
+  std::string RuleOf(const Candidate& best) const {
     if (spec().kind == OperationKind::kDeploy) return "a deploy comes from git";
     if (spec().kind == OperationKind::kRepair) return "it is what the others run";
     if (spec().kind == OperationKind::kUndo) return "it is what the operation replaced";
     if (spec().method != Method::kAuto) return "it was asked for";
     if (best.method == Method::kGit) return "no proved backup of it is on the host, and the git mirror has it";
     if (best.release.has_value() && best.release->durability == Durability::kProved) {
-      return absl::StrCat("a proved backup is the fastest; proved ", FormatUtc(best.release->last_proved_at));
+      return "a proved backup is the fastest";
     }
     return "a backup is there, though not proved, and the git mirror does not have it";
   }
 
   void GiveCandidates() {
-    for (const std::string& host : scope_.hosts) plan_.refusal.candidates[host] = InspectionOf(host).candidates;
+    // Of the first hosts, as much as fits in a refusal.
+    size_t given = 0;
+    for (const std::string& host : scope_.hosts) {
+      std::vector<Candidate> candidates = InspectionOf(host).candidates;
+      given += candidates.size();
+      if (given > kMostCandidates && !plan_.refusal.candidates.empty()) return;
+      // What would change is for a plan to say.
+      for (Candidate& candidate : candidates) candidate.delta = DeltaSummary();
+      plan_.refusal.candidates[host] = std::move(candidates);
+    }
   }
 
   void NoCandidate(const std::string& host) {
@@ -257,14 +325,16 @@ class Planner {
 
   void CheckProblems() {
     std::vector<std::string> problems;
+    std::vector<std::string> hosts;
     for (const std::string& host : scope_.hosts) {
       for (const std::string& problem : InspectionOf(host).problems) {
         problems.push_back(absl::StrCat(host, ": ", problem));
-        plan_.refusal.hosts.push_back(host);
+        hosts.push_back(host);
       }
     }
     if (problems.empty()) return;
-    Refuse(Refusal::Code::kHostProblem, absl::StrJoin(problems, "; "));
+    Refuse(Refusal::Code::kHostProblem, JoinSome(problems, "; "));
+    NameHosts(hosts);
   }
 
   // Whether a gate that is shut is gone past; says so in the plan, and with it in the history.
@@ -274,6 +344,7 @@ class Planner {
     if (!named && !spec().emergency) return false;
     plan_.notes.push_back(absl::StrCat("gate ", gate, " skipped (",
                                        named ? absl::StrCat("--override-gate ", gate) : "--emergency", "): ", what));
+    Explain(Rule::kGate, plan_.notes.back());
     return true;
   }
 
@@ -292,7 +363,12 @@ class Planner {
   }
 
   void CheckWindow(const Environment& environment) {
-    if (IsOpen(environment.gate_windows, history_.now)) return;
+    if (IsOpen(environment.gate_windows, history_.now)) {
+      if (!environment.gate_windows.empty()) {
+        Explain(Rule::kGate, absl::StrCat("gate window is open for ", environment.name));
+      }
+      return;
+    }
     const std::string opens = FormatUtc(NextOpening(environment.gate_windows, history_.now));
     if (IsOverridden(kGateWindow, absl::StrCat(environment.name, " may be changed from ", opens))) return;
     std::vector<std::string> windows;
@@ -314,7 +390,11 @@ class Planner {
       }
     }
     const bool ever = last != absl::InfinitePast();
-    if (ever && history_.now - last <= environment.gate_passed_within) return;
+    if (ever && history_.now - last <= environment.gate_passed_within) {
+      Explain(Rule::kGate, absl::StrCat("gate passed_in is open for ", environment.name, ": ", what, " passed in ",
+                                        before, " at ", FormatUtc(last)));
+      return;
+    }
     const std::string lacks = ever ? absl::StrCat(what, " passed in ", before, " at ", FormatUtc(last),
                                                   ", longer ago than ", FormatSeconds(environment.gate_passed_within))
                                    : absl::StrCat(what, " has not passed in ", before);
@@ -341,9 +421,21 @@ class Planner {
       const std::vector<uint32_t> waves =
           AssignWaves(healthy, at_once ? everything : service.wave, at_once ? everything : service.max_unavailable);
       for (size_t i = 0; i < changing.size(); ++i) changing[i]->wave = plan_.wave_count + waves[i];
-      if (!changing.empty()) NeedApproval(environment, plan_.wave_count + 1);
+      if (!changing.empty()) {
+        NeedApproval(environment, plan_.wave_count + 1);
+        const uint32_t count = waves.back();
+        Explain(Rule::kWave, at_once ? absl::StrCat(environment, ": all at once; nothing is changed")
+                                     : absl::StrCat(environment, ": ", changing.size(),
+                                                    changing.size() == 1 ? " host in " : " hosts in ", count,
+                                                    count == 1 ? " wave" : " waves", " (size ", TextOf(service.wave),
+                                                    ", max_unavailable ", TextOf(service.max_unavailable), ")"));
+      }
       plan_.wave_count += waves.empty() ? 0 : waves.back();
     }
+  }
+
+  static std::string TextOf(const WaveSize& size) {
+    return size.count != 0 ? absl::StrCat(size.count) : absl::StrCat(size.percent, "%");
   }
 
   void NeedApproval(const std::string& environment, uint32_t wave) {
@@ -354,6 +446,7 @@ class Planner {
       plan_.approval_before_wave = wave;
       plan_.notes.push_back(
           absl::StrCat("before the first host of ", environment, " is changed, another operator has to approve"));
+      Explain(Rule::kGate, absl::StrCat("gate approval: ", plan_.notes.back()));
     }
   }
 
@@ -372,14 +465,95 @@ class Planner {
     if (spec().kind == OperationKind::kVerification) {
       plan_.verify_soak = std::max(service.verify_soak, kSoakOfAVerification);
     }
+    ExplainVerification(new_code);
     if (spec().emergency) {
       plan_.notes.emplace_back(
           "emergency: gates, the soak and the probes that need time are skipped; a verification follows");
     }
     for (const HostPlan& host : plan_.hosts) {
-      if (host.already_there)
-        plan_.notes.push_back(absl::StrCat(host.host, ": already there and healthy; not touched"));
+      if (!host.already_there) continue;
+      plan_.notes.push_back(absl::StrCat(host.host, ": already there and healthy; not touched"));
+      Explain(Rule::kNotTouched, "already there and healthy", host.host);
     }
+    LeaveDetailsOut();
+  }
+
+  void ExplainVerification(bool new_code) {
+    const std::string watched = spec().kind == OperationKind::kVerification
+                                    ? absl::StrCat("through ", FormatSeconds(plan_.verify_soak))
+                                : spec().emergency ? std::string("without a soak: an emergency")
+                                : !new_code        ? std::string("without a soak: the target was good before")
+                                : plan_.verify_soak == absl::ZeroDuration()
+                                    ? std::string("without a soak: the fleet file names none")
+                                    : absl::StrCat("new code: a soak of ", FormatSeconds(plan_.verify_soak));
+    if (spec().kind == OperationKind::kBackup) return;
+    Explain(Rule::kVerification, absl::StrCat("probes within ", FormatSeconds(plan_.verify_deadline), ", ", watched));
+    if (!ChangesHosts(spec().kind)) return;
+    Explain(Rule::kVerification, spec().hold_on_failure                 ? "on failure: left as it is (--no-revert)"
+                                 : plan_.on_failure == OnFailure::kHold ? "on failure: left as it is (the fleet file)"
+                                 : plan_.on_failure == OnFailure::kRevertWave
+                                     ? "on failure: the wave is taken back (the fleet file)"
+                                     : "on failure: every changed host is taken back");
+  }
+
+  // A plan travels, and is kept with the operation.
+  void LeaveDetailsOut() {
+    if (plan_.hosts.size() <= kMostDetailedHosts) return;
+    const auto strip = [](DeltaSummary* delta) {
+      delta->sample_paths.clear();
+      delta->config_diff.clear();
+      delta->not_captured.clear();
+      delta->table_rows.clear();
+    };
+    for (size_t i = kMostDetailedHosts; i < plan_.hosts.size(); ++i) {
+      strip(&plan_.hosts[i].delta);
+      for (Candidate& fallback : plan_.hosts[i].fallbacks) strip(&fallback.delta);
+    }
+    plan_.notes.push_back(absl::StrCat("paths and diffs are shown for the first ", kMostDetailedHosts,
+                                       " hosts; for another one: --host NAME"));
+  }
+
+  // What was measured for the method in the host's environment; where nothing was, in any other.
+  const std::vector<TimeSample>* SamplesFor(const HostPlan& host, std::string* where) const {
+    const auto own = history_.times.find({host.environment, host.method});
+    if (own != history_.times.end() && !own->second.empty()) {
+      *where = host.environment;
+      return &own->second;
+    }
+    for (const auto& [key, samples] : history_.times) {
+      if (key.second != host.method || samples.empty()) continue;
+      *where = key.first;
+      return &samples;
+    }
+    return nullptr;
+  }
+
+  void Predict() {
+    if (!ChangesHosts(spec().kind)) return;
+    std::map<const std::vector<TimeSample>*, PredictedGroup> groups;
+    std::map<const std::vector<TimeSample>*, Prediction> of_host;
+    std::set<std::string> bases;
+    for (HostPlan& host : plan_.hosts) {
+      if (host.already_there) continue;
+      std::string where;
+      const std::vector<TimeSample>* samples = SamplesFor(host, &where);
+      PredictedGroup& group = groups[samples];
+      group.samples = samples;
+      if (group.hosts_in_wave.size() < host.wave) group.hosts_in_wave.resize(host.wave);
+      ++group.hosts_in_wave[host.wave - 1];
+      if (samples == nullptr) continue;
+      auto [found, is_new] = of_host.try_emplace(samples);
+      if (is_new) {
+        found->second = PredictHost(*samples);
+        found->second.basis = absl::StrCat(NameOfMethod(host.method), " in ", where);
+        bases.insert(found->second.basis);
+      }
+      host.prediction = found->second;
+    }
+    std::vector<PredictedGroup> list;
+    for (auto& [samples, group] : groups) list.push_back(std::move(group));
+    plan_.prediction = list.empty() ? Prediction() : PredictOperation(list, plan_.verify_soak);
+    if (plan_.prediction.samples > 0) plan_.prediction.basis = absl::StrJoin(bases, ", ");
   }
 
   const Scope& scope_;

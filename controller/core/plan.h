@@ -7,10 +7,12 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "controller/core/explain.h"
 #include "controller/core/fleet.h"
 
 namespace rb::controller {
@@ -153,6 +155,8 @@ struct HostPlan {
   uint32_t wave = 1;
   Durability durability = Durability::kCaptured;
   absl::Time last_proved_at = absl::InfinitePast();
+  // samples 0: nothing like it was measured yet.
+  Prediction prediction;
 };
 
 struct Refusal {
@@ -201,6 +205,9 @@ struct Plan {
   uint32_t approval_before_wave = 0;
   // Were offline, and are left out: host → environment.
   std::map<std::string, std::string> missed;
+  Prediction prediction;
+  // For `rbctl why`.
+  Reasons reasons;
 };
 
 // What planning has to know of the past.
@@ -219,7 +226,12 @@ struct PlanningHistory {
   // For undo: host → release that the operation replaced; absent when the operation is not known. And its components.
   std::optional<std::map<std::string, std::string>> undo_releases;
   std::vector<Component> undo_components;
+  // What recoveries of this service took, newest first: (environment, method) → samples.
+  std::map<std::pair<std::string, Method>, std::vector<TimeSample>> times;
 };
+
+// Of a plan with so many hosts the details (paths, diffs, rows) of the first ones are kept, the numbers of all.
+inline constexpr size_t kMostDetailedHosts = 50;
 
 // Checks the request against the fleet file alone, fills in what may be left out (the only service), and gives the
 // hosts in scope. Refuses unknown names with the nearest spelling, missing reasons (rollback, deploy, undo of the

@@ -1,7 +1,9 @@
 #include "rbctl/areas/areas.h"
 
+#include "rbctl/areas/why.h"
+
 namespace rb::cli {
 
-std::vector<AddArea> AllAreas() { return {}; }
+std::vector<AddArea> AllAreas() { return {AddWhy}; }
 
 }  // namespace rb::cli

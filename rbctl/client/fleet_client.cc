@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
@@ -52,6 +54,22 @@ void SetDeadline(grpc::ClientContext* context, absl::Duration timeout) {
 
 bool IsLost(const absl::Status& status) {
   return !RefusalOf(status) && (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status));
+}
+
+// Into what is known of an operation: an update that is not whole has the hosts that have changed.
+void Merge(const v1::WatchOperationResponse& update, v1::Operation* known) {
+  if (!update.has_operation()) return;
+  v1::Operation now = update.operation();
+  if (!update.is_whole() && now.id() == known->id()) {
+    std::map<std::string, const v1::HostProgress*> changed;
+    for (const v1::HostProgress& host : update.operation().hosts()) changed[host.host()] = &host;
+    now.mutable_hosts()->Swap(known->mutable_hosts());
+    now.mutable_plan()->Swap(known->mutable_plan());
+    for (v1::HostProgress& host : *now.mutable_hosts()) {
+      if (const auto found = changed.find(host.host()); found != changed.end()) host = *found->second;
+    }
+  }
+  *known = std::move(now);
 }
 
 }  // namespace
@@ -329,20 +347,25 @@ absl::StatusOr<v1::Operation> FleetClient::Watch(const std::string& operation_id
     request.set_after_sequence(seen);
     auto stream = channel_->stub->WatchOperation(&context, request);
     v1::WatchOperationResponse response;
+    v1::Operation operation;
     std::optional<v1::Operation> end;
     while (stream->Read(&response)) {
       heard = SystemClock().Monotonic();
       backoff = channel_->limits.first_backoff;
-      const bool is_new = response.has_event() && response.event().sequence() > seen;
-      if (is_new) {
-        seen = response.event().sequence();
-      }
-      if (is_new || !response.has_event()) {
-        on_update(is_new ? &response.event() : nullptr, response.operation());
-      }
+      Merge(response, &operation);
+      bool any = false;
+      const auto take = [&](const v1::OperationEvent& event) {
+        if (event.sequence() <= seen) return;
+        seen = event.sequence();
+        any = true;
+        on_update(&event, operation);
+      };
+      if (response.has_event()) take(response.event());
+      for (const v1::OperationEvent& event : response.events()) take(event);
+      if (!any) on_update(nullptr, operation);
       // While the past is told, the operation may be given as it is today: then more events are to come.
-      if (HasEnded(response.operation().state()) && response.operation().last_sequence() <= seen) {
-        end = response.operation();
+      if (HasEnded(operation.state()) && operation.last_sequence() <= seen) {
+        end = operation;
       }
     }
     const absl::Status status = FromGrpc(stream->Finish());

@@ -1,5 +1,6 @@
 #include "rbctl/render/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -92,6 +93,14 @@ Json DeltaJson(const v1::DeltaSummary& delta) {
            delta.has_data_age() ? Json(absl::ToDoubleSeconds(ToDuration(delta.data_age()))) : Json(nullptr)}};
 }
 
+Json PredictionJson(bool known, const v1::Prediction& prediction) {
+  if (!known) return Json(nullptr);
+  return {{"p50_seconds", Number(prediction.p50())},
+          {"p95_seconds", Number(prediction.p95())},
+          {"samples", prediction.samples()},
+          {"basis", prediction.basis()}};
+}
+
 Json RefusalJson(const v1::Refusal& refusal) {
   Json hosts = Json::array();
   for (const v1::HostCandidates& host : refusal.candidates()) {
@@ -175,6 +184,7 @@ Json OperationJson(const v1::Operation& operation) {
           {"recovery_seconds", Seconds(operation.has_recovery(), operation.recovery())},
           {"target_seconds", Seconds(operation.has_target(), operation.target())},
           {"target_met", operation.target_met()},
+          {"host_count", std::max<uint64_t>(operation.host_count(), static_cast<uint64_t>(operation.hosts_size()))},
           {"hosts", hosts},
           {"next_commands", List(operation.next_commands())}};
 }
@@ -233,6 +243,7 @@ std::string JsonPlan(const v1::Plan& plan) {
                      {"durability", Word(host.durability())},
                      {"last_proved_at", Time(host.has_last_proved_at(), host.last_proved_at())},
                      {"already_there", host.already_there()},
+                     {"prediction", PredictionJson(host.has_prediction(), host.prediction())},
                      {"delta", DeltaJson(host.delta())}});
   }
   return Dump({{"kind", Word(plan.spec().kind())},
@@ -242,6 +253,7 @@ std::string JsonPlan(const v1::Plan& plan) {
                {"hosts", hosts},
                {"wave_count", plan.wave_count()},
                {"target_seconds", Seconds(plan.has_target(), plan.target())},
+               {"prediction", PredictionJson(plan.has_prediction(), plan.prediction())},
                {"notes", List(plan.notes())},
                {"refusal", plan.has_refusal() ? RefusalJson(plan.refusal()) : Json(nullptr)}});
 }

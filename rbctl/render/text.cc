@@ -217,16 +217,25 @@ std::string RenderHistory(const v1::ListOperationsResponse& response, const Styl
   return Table(rows);
 }
 
+std::string DescribePrediction(const v1::Prediction& prediction) {
+  return absl::StrCat("p50 ", FormatSeconds(ToDuration(prediction.p50())), ", p95 ",
+                      FormatSeconds(ToDuration(prediction.p95())), " (", prediction.samples(),
+                      " measured: ", Text(prediction.basis()), ")");
+}
+
 std::string RenderPlan(const v1::Plan& plan, const Style& style) {
   std::string text = absl::StrCat("Plan: ", Describe(plan.spec()), ". Nothing is changed by a plan.\n");
   if (!plan.hosts().empty()) {
-    std::vector<Row> rows = {{"HOST", "WAVE", "METHOD", "FROM", "TO", "CHANGES", "LAST PROVED"}};
+    std::vector<Row> rows = {{"HOST", "WAVE", "METHOD", "FROM", "TO", "CHANGES", "LAST PROVED", "PREDICTED"}};
     for (const v1::HostPlan& host : plan.hosts()) {
       rows.push_back({Text(host.host()), absl::StrCat(host.wave()), Word(host.method()),
                       Version(host.from_release(), host.from_commit(), host.from_version()),
                       Version(host.release_name(), host.commit(), host.version()),
                       host.already_there() ? "already there" : DeltaText(host.delta()),
-                      ProvedText(host.has_last_proved_at(), host.last_proved_at())});
+                      ProvedText(host.has_last_proved_at(), host.last_proved_at()),
+                      host.has_prediction() ? absl::StrCat(FormatSeconds(ToDuration(host.prediction().p50())), " / ",
+                                                           FormatSeconds(ToDuration(host.prediction().p95())))
+                                            : "-"});
     }
     text += Table(rows);
   }
@@ -266,6 +275,9 @@ std::string RenderPlan(const v1::Plan& plan, const Style& style) {
   if (plan.has_target()) {
     absl::StrAppend(&text, "Recovery target: ", FormatSeconds(ToDuration(plan.target())),
                     "; waves: ", plan.wave_count(), "\n");
+  }
+  if (plan.has_prediction()) {
+    absl::StrAppend(&text, "Predicted recovery: ", DescribePrediction(plan.prediction()), "\n");
   }
   if (plan.has_refusal()) {
     absl::StrAppend(&text, "It would be refused.\n", RenderRefusal(plan.refusal(), style));

@@ -1,0 +1,51 @@
+#include "controller/adapters/history.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace rb::controller {
+namespace {
+
+constexpr int kMostBriefHosts = 4;
+
+// As in the store; never changed.
+std::string KeyOf(Method method) { return method == Method::kGit ? "git" : "backup"; }
+
+}  // namespace
+
+v1::Operation Brief(v1::Operation operation) {
+  operation.set_host_count(static_cast<uint32_t>(operation.hosts_size()));
+  operation.clear_plan();
+  operation.clear_reasons();
+  if (operation.hosts_size() > kMostBriefHosts) {
+    operation.mutable_hosts()->DeleteSubrange(kMostBriefHosts, operation.hosts_size() - kMostBriefHosts);
+  }
+  for (v1::HostProgress& host : *operation.mutable_hosts()) host.clear_probes();
+  return operation;
+}
+
+std::vector<StoredTime> TimesOf(const Operation& operation) {
+  std::vector<StoredTime> times;
+  if (operation.state != OperationState::kSucceeded || !ChangesHosts(operation.plan.spec.kind)) return times;
+  for (const HostProgress& host : operation.hosts) {
+    if (times.size() == kMostTimeSamples) return times;
+    if (host.plan.already_there || host.times.downtime == absl::ZeroDuration()) continue;
+    const Method method = host.candidate > 0 ? host.plan.fallbacks[host.candidate - 1].method : host.plan.method;
+    times.push_back({host.plan.environment, operation.plan.spec.service, KeyOf(method),
+                     absl::ToInt64Microseconds(host.times.prepare), absl::ToInt64Microseconds(host.times.downtime)});
+  }
+  return times;
+}
+
+void LearnTimes(const std::vector<StoredTime>& stored, PlanningHistory* history) {
+  for (const StoredTime& time : stored) {
+    for (const Method method : {Method::kBackup, Method::kGit}) {
+      if (time.method != KeyOf(method)) continue;
+      history->times[{time.environment, method}].push_back(
+          {absl::Microseconds(time.prepare_us), absl::Microseconds(time.downtime_us)});
+    }
+  }
+}
+
+}  // namespace rb::controller

@@ -1,0 +1,18 @@
+// `rbctl why OP`: which rules made an operation what it was.
+#ifndef RB_RBCTL_AREAS_WHY_H_
+#define RB_RBCTL_AREAS_WHY_H_
+
+#include <string>
+
+#include "rbctl/commands/command.h"
+
+namespace rb::cli {
+
+void AddWhy(CLI::App& app, Command& command);
+
+std::string RenderWhy(const v1::Operation& operation);
+std::string JsonWhy(const v1::Operation& operation);
+
+}  // namespace rb::cli
+
+#endif  // RB_RBCTL_AREAS_WHY_H_
