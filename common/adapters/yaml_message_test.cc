@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "rb/v1/agent_config.pb.h"
 #include "rb/v1/fleet_config.pb.h"
 
@@ -82,6 +84,13 @@ services:
   EXPECT_EQ(config.environments().at("prod").order(), 2u);
 }
 
+// In the order of the contract.
+std::string KeysOf(const google::protobuf::Descriptor& message) {
+  std::vector<std::string> keys;
+  for (int i = 0; i < message.field_count(); ++i) keys.push_back(message.field(i)->name());
+  return absl::StrJoin(keys, ", ");
+}
+
 TEST(YamlMessage, SaysEverythingThatIsWrongAtOnceWithItsLine) {
   EXPECT_EQ(
       AgentProblems(R"(services:
@@ -96,18 +105,19 @@ TEST(YamlMessage, SaysEverythingThatIsWrongAtOnceWithItsLine) {
       - quux: {}
   bot: {}
 )"),
-      "f.yaml:3: services.bot: unknown key \"tre\"; did you mean \"tree\"? keys here: tree, unit, process, owner, "
-      "components, ignore, sqlite, git, check_config, probes, database_hooks\n"
-      "f.yaml:4: services.bot.tree: wants text, found a list\n"
-      "f.yaml:5: services.bot.sqlite: wants a list, found a single value\n"
-      "f.yaml:6: services.bot: duplicate key \"tree\", first on line 4\n"
-      "f.yaml:7: services.bot.process.stop_timeout: wants a duration such as 90s, 3m or 1h30m, found \"90\" (the "
-      "unit is missing)\n"
-      "f.yaml:9: services.bot.probes[0]: \"unit\" and \"http\" exclude each other: give only one here (a list "
-      "takes each as an item of its own)\n"
-      "f.yaml:10: services.bot.probes[1]: unknown key \"quux\"; keys here: unit, http, log, sqlite, tcp, command, "
-      "version, journal\n"
-      "f.yaml:11: services: duplicate key \"bot\", first on line 2\n");
+      absl::StrCat(
+          "f.yaml:3: services.bot: unknown key \"tre\"; did you mean \"tree\"? keys here: ",
+          KeysOf(*v1::AgentServiceConfig::descriptor()),
+          "\n"
+          "f.yaml:4: services.bot.tree: wants text, found a list\n"
+          "f.yaml:5: services.bot.sqlite: wants a list, found a single value\n"
+          "f.yaml:6: services.bot: duplicate key \"tree\", first on line 4\n"
+          "f.yaml:7: services.bot.process.stop_timeout: wants a duration such as 90s, 3m or 1h30m, found \"90\" (the "
+          "unit is missing)\n"
+          "f.yaml:9: services.bot.probes[0]: \"unit\" and \"http\" exclude each other: give only one here (a list "
+          "takes each as an item of its own)\n"
+          "f.yaml:10: services.bot.probes[1]: unknown key \"quux\"; keys here: ",
+          KeysOf(*v1::ProbeConfig::descriptor()), "\nf.yaml:11: services: duplicate key \"bot\", first on line 2\n"));
 }
 
 TEST(YamlMessage, RefusesWhatHidesMeaning) {
