@@ -1,8 +1,10 @@
 // rb-agent: one on every server. Knows how services here are stopped, started, checked and brought back.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -10,8 +12,11 @@
 #include "agent/adapters/link/daemon.h"
 #include "agent/adapters/link/join.h"
 #include "agent/adapters/local/local_commands.h"
+#include "agent/adapters/local/recover.h"
+#include "agent/adapters/supervisor/unit_drop_ins.h"
 #include "common/clock.h"
 #include "common/durable_file.h"
+#include "common/log.h"
 #include "common/text.h"
 #include "rb/v1/agent_config.pb.h"
 
@@ -32,6 +37,23 @@ int Check(const std::string& config_path) {
   return 2;
 }
 
+// Units that are left as they are when this fails: rolling back goes on without.
+void SetUnitDropIns(const rb::v1::AgentConfig& config, const std::string& config_path,
+                    const std::string& state_folder) {
+  std::map<std::string, std::string> units;
+  for (const auto& [name, service] : config.services()) {
+    if (!service.unit().empty()) units.emplace(service.unit(), name);
+  }
+  rb::agent::UnitDropIns drop_ins(rb::agent::SystemdDropIns(state_folder, config_path));
+  if (units.empty()) {
+    const auto listed = drop_ins.List();
+    if (listed.ok() && listed->empty()) return;
+  }
+  if (const absl::Status set = drop_ins.Set(units); !set.ok()) {
+    rb::LogError("agent", "units do not wait for recovery before they start: ", set.message());
+  }
+}
+
 int Serve(const std::string& config_path, const std::string& state_folder) {
   const auto config = rb::agent::LoadAgentConfig(config_path);
   if (!config.ok()) return Fail(config.status());
@@ -40,23 +62,22 @@ int Serve(const std::string& config_path, const std::string& state_folder) {
   if (!lock.ok()) return Fail(absl::UnavailableError("another rb-agent runs on " + state_folder));
   rb::agent::DaemonOptions options;
   options.state_folder = state_folder;
+  SetUnitDropIns(**config, std::filesystem::absolute(config_path), std::filesystem::absolute(state_folder));
   options.metrics_address = (*config)->metrics_address().empty() ? "127.0.0.1:0" : (*config)->metrics_address();
   const absl::Status ran = rb::agent::RunDaemon(**config, options, rb::SystemClock());
   return ran.ok() ? 0 : Fail(ran);
 }
 
-int Recover(const std::string& config_path, const std::string& state_folder, const std::string& only) {
-  const auto config = rb::agent::LoadAgentConfig(config_path);
-  if (!config.ok()) return Fail(config.status());
-  int result = 0;
-  for (const auto& [name, service] : (*config)->services()) {
-    if (!only.empty() && name != only) continue;
-    rb::agent::LocalRequest request;
-    request.verb = "recover";
-    request.service = name;
-    if (const int one = rb::agent::RunLocal(**config, state_folder, request, rb::SystemClock()); one != 0) result = one;
+int Units(const std::string& state_folder, bool remove) {
+  rb::agent::UnitDropIns drop_ins(rb::agent::SystemdDropIns(state_folder, ""));
+  const auto listed = drop_ins.List();
+  if (!listed.ok()) return Fail(listed.status());
+  if (remove && !listed->empty()) {
+    if (const absl::Status set = drop_ins.Set({}); !set.ok()) return Fail(set);
   }
-  return result;
+  for (const std::string& unit : *listed)
+    std::printf("%s%s\n", remove ? "removed " : "", drop_ins.PathOf(unit).c_str());
+  return 0;
 }
 
 int Join(const std::string& token_file, const std::string& state_folder) {
@@ -83,6 +104,8 @@ int main(int argc, char** argv) {
   std::string config_path = "/etc/rb/agent.yaml";
   std::string state_folder = "/var/lib/rb-agent";
   std::string token_file;
+  bool remove_units = false;
+  rb::agent::RecoverRequest recovery;
   rb::agent::LocalRequest local;
   const auto with_files = [&](CLI::App* command) {
     command->add_option("--config", config_path, "What runs here, and how")->capture_default_str();
@@ -93,7 +116,12 @@ int main(int argc, char** argv) {
   CLI::App* check =
       with_files(app.add_subcommand("check", "Say everything that is wrong with the file; change nothing"));
   CLI::App* recover = with_files(app.add_subcommand("recover", "Make half-done swaps whole (before a service starts)"));
-  recover->add_option("service", local.service, "Only this service");
+  recover->add_option("service", recovery.service, "Only this service");
+  recover->add_flag("--before-start", recovery.before_start,
+                    "As asked by its unit: wait, and be quiet when all is well");
+  CLI::App* units = app.add_subcommand("units", "List the units that wait for recover before they start");
+  units->add_option("--state", state_folder, "Releases, journals and identity")->capture_default_str();
+  units->add_flag("--remove", remove_units, "Take what was added to them away (before rb-agent is removed)");
   CLI::App* join = app.add_subcommand("join", "Become a known host of a controller");
   join->add_option("--state", state_folder, "Releases, journals and identity")->capture_default_str();
   join->add_option("--token-file", token_file, "One line from `rb-controller token`; - for standard input")->required();
@@ -120,7 +148,16 @@ int main(int argc, char** argv) {
   }
   if (check->parsed()) return Check(config_path);
   if (serve->parsed()) return Serve(config_path, state_folder);
-  if (recover->parsed()) return Recover(config_path, state_folder, local.service);
+  if (units->parsed()) return Units(state_folder, remove_units);
+  if (recover->parsed()) {
+    recovery.config_path = config_path;
+    recovery.state_folder = state_folder;
+    if (recovery.before_start && recovery.service.empty()) {
+      std::fprintf(stderr, "rb-agent: --before-start needs the name of the service. Nothing was changed\n");
+      return 2;
+    }
+    return rb::agent::RunRecover(recovery, rb::SystemClock());
+  }
   if (join->parsed()) return Join(token_file, state_folder);
   local.verb = by_hand->get_subcommands().front()->get_name();
   if (local.force && local.reason.empty()) {

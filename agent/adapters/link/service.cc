@@ -16,6 +16,8 @@
 namespace rb::agent {
 namespace {
 
+constexpr absl::Duration kLockPatience = absl::Seconds(5);
+
 absl::Status CheckJson(absl::string_view text) {
   try {
     [[maybe_unused]] const nlohmann::json parsed = nlohmann::json::parse(text.begin(), text.end());
@@ -61,6 +63,12 @@ absl::StatusOr<std::unique_ptr<Service>> Service::Open(const std::string& name, 
   options.is_cancelled = [cancelled = &service->cancelled_] { return cancelled->load(); };
   RB_ASSIGN_OR_RETURN(service->engine_, Engine::Open(std::move(options), tree));
   absl::StatusOr<std::string> whole = service->engine_->Recover();
+  // After a boot, the service's unit asks for the same at the same time.
+  for (const absl::Duration until = clock.Monotonic() + kLockPatience;
+       absl::IsUnavailable(whole.status()) && clock.Monotonic() < until;) {
+    clock.Sleep(absl::Milliseconds(20));
+    whole = service->engine_->Recover();
+  }
   if (!whole.ok()) {
     absl::Status failure = Annotate(whole.status(), absl::StrCat("recovery of ", name, " did not end"));
     // Another process that holds the service's lock is at work on it: that is no half-done recovery.
@@ -78,6 +86,7 @@ absl::StatusOr<std::unique_ptr<Service>> Service::Open(const std::string& name, 
     git.remote = config.git().remote();
     if (!config.git().branch().empty()) git.branch = config.git().branch();
     git.state_folder = state_folder;
+    git.tree = config.tree();
     RB_ASSIGN_OR_RETURN(service->mirror_, GitMirror::Create(std::move(git), clock));
     ports.commits = service->mirror_.get();
   }
