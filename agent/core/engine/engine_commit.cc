@@ -110,7 +110,11 @@ absl::StatusOr<Release> EngineImpl::Keep(const std::string& operation_id, Cause 
   }
   const Intent& intent = journal.intent;
   Release release;
-  if (intent.target_release.empty()) {
+  if (!intent.target_release.empty()) {
+    RB_ASSIGN_OR_RETURN(release, files_.Load(intent.target_release));
+  }
+  // What came back in part (data, say) is no release that there was.
+  if (intent.target_release.empty() || release.commit != intent.target_commit) {
     RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
     RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, false));
     CaptureRequest request;
@@ -120,8 +124,6 @@ absl::StatusOr<Release> EngineImpl::Keep(const std::string& operation_id, Cause 
     request.operation_id = operation_id;
     request.reason = intent.reason;
     RB_ASSIGN_OR_RETURN(release, RecordRelease(&live, request, false));
-  } else {
-    RB_ASSIGN_OR_RETURN(release, files_.Load(intent.target_release));
   }
   if (good && release.standing != Standing::kGood) {
     release.standing = Standing::kGood;

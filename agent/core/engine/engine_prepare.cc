@@ -103,6 +103,11 @@ absl::StatusOr<PreparedTransaction> EngineImpl::Prepare(const std::string& opera
     RB_ASSIGN_OR_RETURN(const Release release, files_.Load(target.release_name));
     intent.target_commit = release.commit;
     intent.target_version = release.version;
+    if (!components.code) {
+      // The code stays, and with it what the tree says that it is.
+      intent.target_commit = current.commit;
+      intent.target_version = current.version;
+    }
   }
   intent.reason = reason;
   intent.staging_name = absl::StrCat("tx-", RandomHex(6));

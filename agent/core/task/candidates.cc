@@ -68,7 +68,7 @@ bool Better(const Candidate& a, const Candidate& b) {
 }  // namespace
 
 std::vector<Candidate> ChooseReleases(const TargetReference& target, const std::vector<Release>& releases,
-                                      const Current& current) {
+                                      const Current& current, const Components& components) {
   std::vector<Candidate> candidates;
   absl::Time current_since = absl::InfiniteFuture();
   for (const Release& release : releases) {
@@ -85,7 +85,8 @@ std::vector<Candidate> ChooseReleases(const TargetReference& target, const std::
         only_first = false;
         break;
       case TargetReference::Kind::kLastGood:
-        wanted = release.standing == Standing::kGood && !IsCurrent(release, current);
+        // Where the code stays, what was good of this very commit is nearest: it is not the code that is to blame.
+        wanted = release.standing == Standing::kGood && (!components.code || !IsCurrent(release, current));
         break;
       case TargetReference::Kind::kPrevious:
         wanted = !IsCurrent(release, current) &&
@@ -108,11 +109,14 @@ std::vector<Candidate> ChooseReleases(const TargetReference& target, const std::
 }
 
 std::string WhyCommitIsBad(const std::vector<Release>& releases, const std::string& commit) {
+  std::string why;
   for (const Release& release : releases) {
-    if (release.commit == commit && release.standing == Standing::kBad)
-      return ToCandidate(release, false).refused_because;
+    if (release.commit != commit) continue;
+    // What was rolled back from was this commit with a damaged database, or a config that somebody had changed.
+    if (release.standing == Standing::kGood) return "";
+    if (why.empty() && release.standing == Standing::kBad) why = ToCandidate(release, false).refused_because;
   }
-  return "";
+  return why;
 }
 
 std::vector<Candidate> ListInstead(const TargetReference& target, const std::vector<Release>& releases) {

@@ -203,12 +203,13 @@ TEST(Candidates, WhatAReferenceMeans) {
   Current current;
   current.release_name = "bot/d";
   current.commit = "dddd0000";
+  Components components;
   const auto first = [&](TargetReference::Kind kind, const std::string& name) -> std::string {
     TargetReference target;
     target.kind = kind;
     target.name = name;
     target.before = absl::UnixEpoch() + absl::Minutes(3);
-    const std::vector<Candidate> chosen = ChooseReleases(target, releases, current);
+    const std::vector<Candidate> chosen = ChooseReleases(target, releases, current, components);
     if (chosen.empty()) return "";
     return chosen[0].release.name + (chosen[0].refused_because.empty() ? "" : " refused");
   };
@@ -225,8 +226,20 @@ TEST(Candidates, WhatAReferenceMeans) {
   current.release_name = "bot/c";
   current.commit = "cccc0000";
   EXPECT_EQ(first(Kind::kLastGood, ""), "bot/a");
+  components = {.code = false, .config = false, .data = true};
+  EXPECT_EQ(first(Kind::kLastGood, ""), "bot/c") << "its data as it was, not that of another commit";
+  components = Components();
   current.drifted = true;
   EXPECT_EQ(first(Kind::kLastGood, ""), "bot/c") << "changed by hand: its own release is the last good one";
+}
+
+TEST(Candidates, ACommitIsBadOnlyWhenNoReleaseOfItIsGood) {
+  std::vector<Release> releases = {MakeRelease("b", "cccc0000", 2, Standing::kBad)};
+  EXPECT_EQ(WhyCommitIsBad(releases, "cccc0000").substr(0, 6), "is bad");
+  // Rolled back from with a damaged database, or with a config that was changed by hand.
+  releases.push_back(MakeRelease("a", "cccc0000", 1, Standing::kGood));
+  EXPECT_EQ(WhyCommitIsBad(releases, "cccc0000"), "");
+  EXPECT_EQ(WhyCommitIsBad(releases, "dddd0000"), "");
 }
 
 }  // namespace
