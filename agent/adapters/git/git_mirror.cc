@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -16,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "agent/adapters/git/clone.h"
 #include "common/durable_file.h"
 #include "common/status.h"
 #include "common/text.h"
@@ -483,6 +486,19 @@ absl::StatusOr<std::unique_ptr<SnapshotSource>> GitMirror::Open(const std::strin
   const int code = git_commit_lookup(&raw, repository.get(), &oid);
   if (code != 0) return GitStatus(code, absl::StrCat("commit ", commit_id));
   return std::unique_ptr<SnapshotSource>(new CommitSnapshot(std::move(repository), CommitHandle(raw)));
+}
+
+absl::StatusOr<std::unique_ptr<SnapshotSource>> GitMirror::OpenForTree(const std::string& commit_id,
+                                                                       const std::string& from_commit) {
+  RB_ASSIGN_OR_RETURN(std::unique_ptr<SnapshotSource> commit, Open(commit_id));
+  if (options_.tree.empty()) return commit;
+  RB_ASSIGN_OR_RETURN(const std::string checked_out, CheckedOutFile(options_.tree));
+  if (checked_out.empty()) return commit;
+  // One operation at a time: what one that was killed has left is in the way.
+  const std::string scratch = absl::StrCat(options_.state_folder, "/mirrors/", options_.service, ".for-clone");
+  std::error_code ignored;
+  std::filesystem::remove_all(scratch, ignored);
+  return WithCloneFiles(std::move(commit), repository_, commit_id, from_commit, checked_out, scratch);
 }
 
 }  // namespace rb::agent

@@ -25,6 +25,8 @@ class GitMirror final : public CommitSource {
     std::string remote;
     std::string branch = "main";
     std::string state_folder;
+    // Of the service; "": no clone is looked for.
+    std::string tree;
     // Fetch gives up after this (where libgit2 lets us: connecting is bounded by TCP alone).
     absl::Duration fetch_timeout = absl::Minutes(5);
   };
@@ -39,6 +41,8 @@ class GitMirror final : public CommitSource {
   // FAILED_PRECONDITION from ForEach for a commit with submodules, naming them, and for names that must not be written
   // ("..", ".git"). The snapshot may outlive the mirror; one caller at a time.
   absl::StatusOr<std::unique_ptr<SnapshotSource>> Open(const std::string& commit_id) override;
+  absl::StatusOr<std::unique_ptr<SnapshotSource>> OpenForTree(const std::string& commit_id,
+                                                              const std::string& from_commit) override;
 
  private:
   GitMirror(Options options, Clock& clock, std::string path, git_repository* repository);

@@ -19,6 +19,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "agent/adapters/git/clone.h"
 #include "common/clock.h"
 #include "common/test_util.h"
 
@@ -308,6 +309,76 @@ TEST_F(GitMirrorTest, ABadRemoteIsSaid) {
   RB_ASSERT_OK_AND_ASSIGN(const auto mirror, GitMirror::Create(options, SystemClock()));
   EXPECT_THAT(mirror->Fetch(), FailsWith(absl::StatusCode::kUnavailable, "fetching https://127.0.0.1:1/none.git"));
   EXPECT_THAT(mirror->Recent(5), FailsWith(absl::StatusCode::kNotFound, "refs/heads/main"));
+}
+
+TEST_F(GitMirrorTest, AClonesHeadAndIndexFollow) {
+  Write("a", "1");
+  const std::string first = CommitAll("first", 1);
+  const std::string clone = folder_ / "clone";
+  Git("clone -q . " + clone);
+  Write("a", "2");
+  Write("sub/b", "2");
+  const std::string second = CommitAll("second", 2);
+  const auto in_clone = [&](const std::string& command) { return Git("-C " + clone + " " + command); };
+  std::ofstream(clone + "/mine") << "untracked";
+  GitMirror::Options options;
+  options.service = "bot";
+  options.remote = "file://" + upstream_;
+  options.state_folder = folder_ / "state";
+  options.tree = clone;
+  RB_ASSERT_OK_AND_ASSIGN(const auto mirror, GitMirror::Create(options, SystemClock()));
+  RB_ASSERT_OK(mirror->Fetch());
+  // As the engine would: what differs is written; nothing is removed that is not named.
+  const auto bring = [&](const std::string& to, const std::string& from) {
+    RB_ASSERT_OK_AND_ASSIGN(const auto source, mirror->OpenForTree(to, from));
+    for (const Entry& entry : EntriesOf(*source)) {
+      std::string content;
+      RB_ASSERT_OK(source->Read(entry.content_id, &content));
+      EXPECT_EQ(content.size(), entry.size) << entry.path;
+      const std::string path = clone + "/" + entry.path;
+      std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+      std::filesystem::remove(path);
+      std::ofstream(path) << content;
+    }
+  };
+  bring(second, first);
+  EXPECT_EQ(in_clone("rev-parse HEAD"), second);
+  EXPECT_EQ(in_clone("symbolic-ref HEAD"), "refs/heads/main") << "as reset --hard, it stays on its branch";
+  EXPECT_EQ(in_clone("status --porcelain"), "?? mine");
+  EXPECT_EQ(in_clone("fsck --connectivity-only"), "");
+  EXPECT_EQ(in_clone("log --format=%s"), "second\nfirst");
+
+  in_clone("checkout -q --detach");
+  std::filesystem::remove_all(clone + "/sub");
+  bring(first, second);
+  EXPECT_EQ(in_clone("rev-parse HEAD"), first);
+  EXPECT_EQ(in_clone("rev-parse main"), second) << "it was on no branch";
+  EXPECT_EQ(in_clone("status --porcelain"), "?? mine");
+  EXPECT_FALSE(std::filesystem::exists(options.state_folder + "/mirrors/bot.for-clone"));
+}
+
+TEST_F(GitMirrorTest, WhatAnEnemyPutsInPlaceOfAGitFolderIsNotFollowed) {
+  const std::string tree = folder_ / "tree";
+  std::filesystem::create_directories(tree);
+  EXPECT_EQ(*CheckedOutFile(tree), "");
+  std::filesystem::create_directory_symlink(upstream_ + "/.git", tree + "/.git");
+  EXPECT_EQ(*CheckedOutFile(tree), "") << "a link";
+  std::filesystem::remove(tree + "/.git");
+  std::ofstream(tree + "/.git") << "gitdir: /srv/other";
+  EXPECT_EQ(*CheckedOutFile(tree), "") << "a worktree's file";
+  std::filesystem::remove(tree + "/.git");
+  std::filesystem::create_directory(tree + "/.git");
+  ASSERT_EQ(mkfifo((tree + "/.git/HEAD").c_str(), 0600), 0);
+  EXPECT_EQ(*CheckedOutFile(tree), "") << "and it does not hang";
+  std::filesystem::remove(tree + "/.git/HEAD");
+  std::filesystem::create_symlink("/etc/passwd", tree + "/.git/HEAD");
+  EXPECT_EQ(*CheckedOutFile(tree), "");
+  for (const char* head :
+       {"ref: refs/heads/../../../x", "ref: refs/heads//x", "ref: refs/heads/a/.b", "ref: refs/tags/v1",
+        "ref: refs/heads/", "ref: refs/heads/x.lock", "ref: refs/heads/a b", "", "0123"}) {
+    EXPECT_EQ(CheckedOutFileFrom(head), "HEAD") << head;
+  }
+  EXPECT_EQ(CheckedOutFileFrom("ref: refs/heads/feature/x-1.2\n"), "refs/heads/feature/x-1.2");
 }
 
 }  // namespace

@@ -67,6 +67,7 @@ class Differ {
  private:
   bool Selected(const std::string& path) const {
     if (path.empty()) return rules_.components.code;
+    if (!rules_.with_git_folder && (path == ".git" || IsBelow(path, ".git"))) return false;
     return !IsIgnored(*rules_.tree, path) && rules_.components.Contains(ComponentOf(*rules_.tree, path));
   }
   bool Removable(const LiveEntry& live) const {

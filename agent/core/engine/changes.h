@@ -42,6 +42,8 @@ struct ChangeRules {
   Components components;
   // May this live path, which the target lacks, be removed?
   std::function<bool(const std::string& path)> is_removable;
+  // Of a tree that is a clone: looking at it with git changes the index, and a fetch adds objects.
+  bool with_git_folder = true;
 };
 
 // `live` with chunks filled in; `target` in path order. FAILED_PRECONDITION when a folder has to give way to something

@@ -58,7 +58,9 @@ absl::StatusOr<Current> EngineImpl::CheckDrift() {
   RB_ASSIGN_OR_RETURN(const Manifest manifest, files_.LoadManifest(release));
   RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(false, true, false));
   RB_RETURN_IF_ERROR(Settle(&live));
-  RB_ASSIGN_OR_RETURN(const ChangeSet changes, ComputeChanges(live.live, manifest, Rules(Components(), nullptr)));
+  ChangeRules rules = Rules(Components(), nullptr);
+  rules.with_git_folder = false;
+  RB_ASSIGN_OR_RETURN(const ChangeSet changes, ComputeChanges(live.live, manifest, rules));
   const bool drifted = !changes.delta.empty();
   if (drifted != current.drifted) {
     current.drifted = drifted;

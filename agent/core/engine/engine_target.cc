@@ -100,7 +100,9 @@ bool EngineImpl::Equals(const LiveTree& live, const std::string& release_name) c
   if (release_name.empty()) return false;
   const absl::StatusOr<Manifest> manifest = LoadReleaseManifest(release_name);
   if (!manifest.ok()) return false;
-  const absl::StatusOr<ChangeSet> changes = ComputeChanges(live, *manifest, Rules(Components(), nullptr));
+  ChangeRules rules = Rules(Components(), nullptr);
+  rules.with_git_folder = false;
+  const absl::StatusOr<ChangeSet> changes = ComputeChanges(live, *manifest, rules);
   return changes.ok() && changes->delta.empty();
 }
 

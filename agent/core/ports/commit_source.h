@@ -35,6 +35,13 @@ class CommitSource {
   // The newest `limit` commits of the branch, newest first.
   virtual absl::StatusOr<std::vector<Commit>> Recent(size_t limit) = 0;
   virtual absl::StatusOr<std::unique_ptr<SnapshotSource>> Open(const std::string& commit_id) = 0;
+  // For bringing the tree there. Where the tree is itself a clone, the snapshot holds what makes its HEAD and index
+  // follow as well; `from_commit` is what the tree is at, or "".
+  virtual absl::StatusOr<std::unique_ptr<SnapshotSource>> OpenForTree(const std::string& commit_id,
+                                                                      const std::string& from_commit) {
+    static_cast<void>(from_commit);
+    return Open(commit_id);
+  }
 };
 
 }  // namespace rb::agent

@@ -16,7 +16,8 @@ namespace rb::agent {
 class SnapshotSource {
  public:
   struct Entry {
-    // Relative, no "." or "..", not beginning with ".git". Folders are implied by the paths below them.
+    // Relative, no "." or "..". Nothing of a commit begins with ".git/": what does comes from
+    // CommitSource::OpenForTree. Folders are implied by the paths below them.
     std::string path;
     enum class Type { kFile, kExecutable, kSymlink } type = Type::kFile;
     // What identifies the content in the source (a blob's object id); equal ids have equal content.

@@ -139,13 +139,13 @@ void StepRunner::FillCandidates(const InspectStep& step, TaskResult* result) {
   // That the mirror is not up to date matters only when the commit is not in it yet.
   const absl::Status fetched = step.fetch && ports_.commits != nullptr ? ports_.commits->Fetch() : absl::OkStatus();
   std::vector<Candidate> candidates;
-  if (step.method != Method::kGit) candidates = ChooseReleases(step.target, releases, current);
+  if (step.method != Method::kGit) candidates = ChooseReleases(step.target, releases, current, step.components);
   if (step.method != Method::kBackup && ports_.commits != nullptr) {
     // Commits: what was asked for by name, or the commit of the release that was chosen.
     std::string reference = step.target.kind == TargetReference::Kind::kNamed ? step.target.name : "";
     if (reference.empty()) {
       const std::vector<Candidate> chosen =
-          candidates.empty() ? ChooseReleases(step.target, releases, current) : candidates;
+          candidates.empty() ? ChooseReleases(step.target, releases, current, step.components) : candidates;
       for (const Candidate& candidate : chosen) {
         if (candidate.refused_because.empty()) {
           reference = candidate.commit;
@@ -323,7 +323,7 @@ void StepRunner::Prepare(const Task& task, const PrepareStep& step, Context* con
     }
     absl::StatusOr<rb::agent::Commit> commit = ports_.commits->Resolve(step.commit);
     absl::StatusOr<std::unique_ptr<SnapshotSource>> opened =
-        commit.ok() ? ports_.commits->Open(commit->id) : commit.status();
+        commit.ok() ? ports_.commits->OpenForTree(commit->id, result->from_commit) : commit.status();
     if (!opened.ok()) {
       result->status = Annotate(opened.status(), "nothing was changed");
       return;
