@@ -182,9 +182,19 @@ class Checker {
     } else if (service.unit().empty() && !service.has_process()) {
       Add(path, "one of unit (a systemd unit) and process (a command) is required");
     }
-    if (!service.unit().empty() && (!absl::EndsWith(service.unit(), ".service") || service.unit().size() > 255 ||
-                                    service.unit().find_first_of("/ \t\n") != std::string::npos)) {
+    const auto is_unit = [](const std::string& unit) {
+      return absl::EndsWith(unit, ".service") && unit.size() <= 255 &&
+             unit.find_first_of("/ \t\n") == std::string::npos;
+    };
+    if (!service.unit().empty() && !is_unit(service.unit())) {
       Add(path + ".unit", "wants the name of a unit with its suffix, such as rosey-bot.service");
+    }
+    ForEach(path + ".also_restart", service.also_restart(), [&](const std::string& at, const std::string& unit) {
+      if (!is_unit(unit)) Add(at, "wants the name of a unit with its suffix, such as rosey-web.service");
+      if (unit == service.unit()) Add(at, "is the service's own unit");
+    });
+    if (service.also_restart_size() > 0 && service.unit().empty()) {
+      Add(path + ".also_restart", "is for services under unit: what depends on a process is started by hand");
     }
     if (service.has_process()) CheckProcess(path + ".process", service);
     if (!service.owner().empty()) CheckUser(path + ".owner", service.owner());

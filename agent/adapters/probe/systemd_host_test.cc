@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -122,6 +123,35 @@ TEST_F(SystemdHostTest, StartsAUnitThatHitItsStartLimit) {
   ASSERT_TRUE(Eventually([&] { return State().activity == Activity::kFailed; }));
   RB_EXPECT_OK(supervisor_->Start(absl::Seconds(10)));
   ASSERT_TRUE(Eventually([&] { return State().activity == Activity::kFailed; }));
+}
+
+TEST_F(SystemdHostTest, WhatDependsOnItIsStoppedWithItAndStartedAgainIfItRan) {
+  Unit("exec sleep 1000");
+  const std::string runs = absl::StrCat("rb-test-runs-", getpid(), ".service");
+  const std::string rests = absl::StrCat("rb-test-rests-", getpid(), ".service");
+  for (const std::string& name : {runs, rests}) {
+    std::ofstream("/run/systemd/system/" + name)
+        << "[Unit]\nRequires=" << unit_ << "\nAfter=" << unit_ << "\n[Service]\nExecStart=/bin/sleep 1000\n";
+  }
+  ASSERT_EQ(system("systemctl daemon-reload"), 0);
+  supervisor_ = std::make_unique<SystemdSupervisor>(unit_, SystemClock(), std::vector<std::string>{runs, rests});
+  SystemdSupervisor first(runs, SystemClock());
+  SystemdSupervisor second(rests, SystemClock());
+  RB_ASSERT_OK(first.Start(absl::Seconds(10)));
+  RB_ASSERT_OK(supervisor_->Stop(absl::Seconds(10)));
+  EXPECT_EQ(first.GetState()->activity, Activity::kInactive) << "systemd stops it with what it needs";
+  RB_ASSERT_OK(supervisor_->Start(absl::Seconds(10)));
+  EXPECT_EQ(first.GetState()->activity, Activity::kActive);
+  EXPECT_EQ(second.GetState()->activity, Activity::kInactive) << "it did not run before either";
+  // One that cannot start is said so; the service itself runs.
+  RB_ASSERT_OK(supervisor_->Stop(absl::Seconds(10)));
+  std::ofstream("/run/systemd/system/" + runs)
+      << "[Unit]\nRequires=" << unit_ << "\nAfter=" << unit_ << "\n[Service]\nType=oneshot\nExecStart=/bin/false\n";
+  ASSERT_EQ(system("systemctl daemon-reload"), 0);
+  EXPECT_THAT(supervisor_->Start(absl::Seconds(10)),
+              FailsWith(absl::StatusCode::kAborted, absl::StrCat("runs, but ", runs)));
+  EXPECT_EQ(State().activity, Activity::kActive);
+  for (const std::string& name : {runs, rests}) ASSERT_EQ(unlink(("/run/systemd/system/" + name).c_str()), 0);
 }
 
 TEST_F(SystemdHostTest, SaysWhatItCannotDo) {

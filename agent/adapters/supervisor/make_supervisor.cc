@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "agent/adapters/supervisor/process_supervisor.h"
@@ -20,7 +21,10 @@ std::string ProcessLogPath(const std::string& service, const v1::AgentServiceCon
 absl::StatusOr<std::unique_ptr<Supervisor>> MakeSupervisor(const std::string& service,
                                                            const v1::AgentServiceConfig& config,
                                                            const std::string& state_folder, Clock& clock) {
-  if (!config.unit().empty()) return std::unique_ptr<Supervisor>(new SystemdSupervisor(config.unit(), clock));
+  if (!config.unit().empty()) {
+    return std::unique_ptr<Supervisor>(new SystemdSupervisor(
+        config.unit(), clock, std::vector<std::string>(config.also_restart().begin(), config.also_restart().end())));
+  }
   const v1::ProcessConfig& process = config.process();
   ProcessSupervisor::Options options;
   options.service = service;

@@ -193,8 +193,12 @@ struct SystemdSupervisor::Connection {
   }
 };
 
-SystemdSupervisor::SystemdSupervisor(std::string unit, Clock& clock)
-    : unit_(std::move(unit)), clock_(clock), connection_(std::make_unique<Connection>()) {}
+SystemdSupervisor::SystemdSupervisor(std::string unit, Clock& clock, std::vector<std::string> also_restart)
+    : unit_(std::move(unit)),
+      also_restart_(std::move(also_restart)),
+      dependants_(also_restart_),
+      clock_(clock),
+      connection_(std::make_unique<Connection>()) {}
 SystemdSupervisor::~SystemdSupervisor() = default;
 
 absl::StatusOr<std::shared_ptr<SystemdSupervisor::Bus>> SystemdSupervisor::Connect() {
@@ -216,12 +220,23 @@ absl::Status SystemdSupervisor::Stop(absl::Duration timeout) {
   RB_RETURN_IF_ERROR(GetState().status());
   RB_ASSIGN_OR_RETURN(const std::shared_ptr<Bus> bus, Connect());
   try {
+    std::vector<std::string> running;
+    for (const std::string& unit : also_restart_) {
+      const std::string active = Get<std::string>(bus->Read(unit).first, "ActiveState", "");
+      if (active == "active" || active == "activating" || active == "reloading") running.push_back(unit);
+    }
     std::string job;
     try {
       job = bus->Begin("StopUnit", unit_);
     } catch (const sdbus::Error& e) {
       if (e.getName() == kNoSuchUnit) return absl::OkStatus();
       throw;
+    }
+    // A stop that is asked for again, after one that took too long, finds them stopped.
+    if (!knows_dependants_) dependants_.clear();
+    knows_dependants_ = true;
+    for (std::string& unit : running) {
+      if (std::find(dependants_.begin(), dependants_.end(), unit) == dependants_.end()) dependants_.push_back(unit);
     }
     const std::string result = bus->Await(job, clock_, deadline);
     if (result.empty()) {
@@ -267,12 +282,29 @@ absl::Status SystemdSupervisor::Start(absl::Duration timeout) {
       return absl::AbortedError(absl::StrCat("starting ", unit_, ": the job ended with \"", result,
                                              "\". Look at: journalctl -u ", unit_, " -n 50"));
     }
-    return absl::OkStatus();
+    return RestartDependants(*bus, deadline);
   } catch (const sdbus::Error& e) {
     const absl::Status status = ToStatus(e, absl::StrCat("starting ", unit_));
     if (absl::IsUnavailable(status)) connection_->Drop(bus);
     return status;
   }
+}
+
+absl::Status SystemdSupervisor::RestartDependants(Bus& bus, absl::Duration deadline) {
+  absl::Status first_failure;
+  for (const std::string& unit : also_restart_) {
+    if (std::find(dependants_.begin(), dependants_.end(), unit) == dependants_.end()) continue;
+    const std::string result = bus.Await(bus.Begin("RestartUnit", unit), clock_, deadline);
+    if (result != "done" && first_failure.ok()) {
+      first_failure = absl::AbortedError(
+          absl::StrCat(unit_, " runs, but ", unit, ", which depends on it, was not restarted: ",
+                       result.empty() ? "it takes too long" : absl::StrCat("the job ended with \"", result, "\""),
+                       ". Look at: journalctl -u ", unit, " -n 50"));
+    }
+  }
+  dependants_.clear();
+  knows_dependants_ = true;
+  return first_failure;
 }
 
 absl::StatusOr<UnitState> SystemdSupervisor::GetState() {

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "agent/core/ports/supervisor.h"
 #include "common/clock.h"
@@ -15,8 +16,10 @@ namespace rb::agent {
 // says.
 class SystemdSupervisor final : public Supervisor {
  public:
-  // `unit` with its suffix ("rosey-bot.service"). `clock` is not owned, and has to be one that runs by itself.
-  SystemdSupervisor(std::string unit, Clock& clock);
+  // `unit` with its suffix ("rosey-bot.service"). `also_restart`: units that depend on it; Start restarts, in this
+  // order, those that ran at the last Stop (all of them when this object has stopped nothing yet), and fails when one
+  // fails. `clock` is not owned, and has to be one that runs by itself.
+  SystemdSupervisor(std::string unit, Clock& clock, std::vector<std::string> also_restart = {});
   ~SystemdSupervisor() override;
 
   absl::Status Stop(absl::Duration timeout) override;
@@ -26,8 +29,13 @@ class SystemdSupervisor final : public Supervisor {
  private:
   class Bus;
   absl::StatusOr<std::shared_ptr<Bus>> Connect();
+  absl::Status RestartDependants(Bus& bus, absl::Duration deadline);
 
   const std::string unit_;
+  const std::vector<std::string> also_restart_;
+  // Those of them that the next Start has to restart.
+  std::vector<std::string> dependants_;
+  bool knows_dependants_ = false;
   Clock& clock_;
   struct Connection;
   const std::unique_ptr<Connection> connection_;
