@@ -31,6 +31,7 @@
 #include "controller/adapters/enrollment.h"
 #include "controller/adapters/fleet_api.h"
 #include "controller/adapters/fleet_config.h"
+#include "controller/adapters/folder_owner.h"
 #include "controller/adapters/metrics.h"
 #include "controller/adapters/peer.h"
 #include "controller/adapters/store.h"
@@ -93,7 +94,7 @@ absl::Status WriteOperator(const Options& options, const KeyAndCertificate& auth
                                                    "' is not a name: 1 to 63 of a-z, 0-9, '-', '_' and '.'. "
                                                    "Nothing was changed"));
   }
-  if (ReadFile(options.out + "/operator.key").ok()) {
+  if (ActAsCaller caller; ReadFile(options.out + "/operator.key").ok()) {
     return absl::AlreadyExistsError(absl::StrCat(options.out, " holds an identity already. Nothing was changed"));
   }
   RB_ASSIGN_OR_RETURN(const std::string key, NewPrivateKeyPem());
@@ -101,12 +102,15 @@ absl::Status WriteOperator(const Options& options, const KeyAndCertificate& auth
   RB_ASSIGN_OR_RETURN(const std::string certificate,
                       SignClientRequest(authority, request, absl::StrCat("rb://operator/", name), absl::Now()));
   RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
-  RB_RETURN_IF_ERROR(MakeFolders(options.out, 0700));
-  RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/operator.key", key, 0600));
-  RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/operator.crt", certificate, 0644));
-  RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/ca.crt", authority.certificate_pem, 0644));
-  RB_RETURN_IF_ERROR(
-      WriteFileDurably(options.out + "/controller", AddressFor(options.folder, "link.address") + "\n", 0644));
+  const std::string address = AddressFor(options.folder, "link.address");
+  {
+    ActAsCaller caller;
+    RB_RETURN_IF_ERROR(MakeFolders(options.out, 0700));
+    RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/operator.key", key, 0600));
+    RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/operator.crt", certificate, 0644));
+    RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/ca.crt", authority.certificate_pem, 0644));
+    RB_RETURN_IF_ERROR(WriteFileDurably(options.out + "/controller", address + "\n", 0644));
+  }
   RB_RETURN_IF_ERROR(RecordLocal(*store, "operator add", absl::StrCat(name, " as ", std::string(NameOf(role)))));
   return store->PutPrincipal({name, role});
 }
@@ -389,10 +393,15 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (check->parsed()) return Check(options);
+  if (serve->parsed()) {
+    const absl::Status served = Serve(options);
+    return served.ok() ? 0 : Fail(served);
+  }
+  const ActAsOwner owner(options.folder);
+  if (!owner.status().ok()) return Fail(owner.status());
   if (audit_verify->parsed()) return VerifyAudit(options);
   absl::Status status;
   if (init->parsed()) status = Init(options);
-  if (serve->parsed()) status = Serve(options);
   if (token->parsed()) status = MakeToken(options);
   if (add->parsed()) status = AddOperator(options);
   if (remove->parsed()) status = RemoveOperator(options, false);
