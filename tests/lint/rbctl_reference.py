@@ -5,40 +5,14 @@
     rbctl_reference.py RBCTL --write    writes it
 """
 import os
-import re
-import subprocess
 import sys
 
-DOCUMENT = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "docs", "rbctl.md")
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "deploy", "packaging"))
+from help_text import commands_of, help_of, options_of, section  # noqa: E402
+
+DOCUMENT = os.path.join(ROOT, "docs", "rbctl.md")
 BEGIN, END = "<!-- from rbctl --help: begin -->\n", "<!-- from rbctl --help: end -->\n"
-
-
-def help_of(rbctl, *command):
-    return subprocess.run([rbctl, *command, "--help"], capture_output=True, text=True, check=True, timeout=30,
-                          env={"PATH": os.environ["PATH"]}).stdout
-
-
-def section(text, title):
-    """Pairs of name and description of one part of a help text; a description may begin on the next line."""
-    found = re.search(rf"^{title}:\n((?:  .*\n)+)", text, re.M)
-    pairs = []
-    for line in found.group(1).splitlines() if found else []:
-        if line.startswith("   ") and pairs:
-            pairs[-1][1] += " " + line.strip()
-        else:
-            name, _, description = line.strip().partition("  ")
-            pairs.append([name, description.strip()])
-    return [(name, " ".join(description.split())) for name, description in pairs]
-
-
-def commands_of(rbctl, *parent):
-    return [(*parent, name) for name, _ in section(help_of(rbctl, *parent), "Subcommands")]
-
-
-def options_of(rbctl, *command):
-    text = help_of(rbctl, *command)
-    return [pair for title in ("Positionals", "Options") for pair in section(text, title)
-            if not pair[0].startswith("-h,")]
 
 
 def cell(text):

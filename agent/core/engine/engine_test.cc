@@ -225,26 +225,6 @@ TEST_F(EngineTest, DataGoesBackOnlyWhenAskedAndWithItsJournalFiles) {
   EXPECT_EQ(log, "newer pages");
 }
 
-TEST_F(EngineTest, WhereOnlyDataGoesBackTheCodeIsStillWhatItWas) {
-  MakeFirst();
-  RB_ASSERT_OK_AND_ASSIGN(const Release old, engine_->Capture({Cause::kBackup, "aaaa", "v1", "", ""}));
-  MakeSecond();
-  RB_ASSERT_OK(engine_->Capture({Cause::kBackup, "bbbb", "v2", "", ""}));
-  const auto second = WithoutData(Describe(tree_.tree));
-  RB_ASSERT_OK(RollBack("op", old.name, {.code = false, .config = false, .data = true}));
-  RB_ASSERT_OK_AND_ASSIGN(const OpenTransaction open, engine_->GetOpenTransaction());
-  EXPECT_EQ(open.target_version, "v2") << "what the probe of the version is going to compare with";
-  RB_ASSERT_OK_AND_ASSIGN(const Release kept, engine_->Keep("op", Cause::kDeploy, true, true, "broken data"));
-  EXPECT_NE(kept.name, old.name);
-  EXPECT_EQ(kept.commit, "bbbb");
-  EXPECT_EQ(WithoutData(Describe(tree_.tree)), second);
-  EXPECT_EQ(*ReadFile(At("data/bot.db")), "database one");
-  RB_ASSERT_OK_AND_ASSIGN(const Current current, engine_->CheckDrift());
-  EXPECT_EQ(current.release_name, kept.name);
-  EXPECT_EQ(current.version, "v2");
-  EXPECT_FALSE(current.drifted);
-}
-
 TEST_F(EngineTest, UndoGivesBackWhatWasThereAlsoWhatTheServiceWroteOver) {
   MakeFirst();
   RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
