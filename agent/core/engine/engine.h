@@ -143,7 +143,7 @@ struct Current {
   std::string version;
   // The tree no longer equals that release in code and config.
   bool drifted = false;
-  // From CheckDrift, when it drifted or nothing is known of it: tells whether the tree has changed since it was last
+  // From CheckDrift, when it drifted: tells whether the tree has changed since it was last
   // looked at. Not kept.
   std::string live_digest;
 };

@@ -70,13 +70,8 @@ std::string EngineImpl::LiveDigest(const LiveTree& live) const {
 absl::StatusOr<Current> EngineImpl::CheckDrift() {
   MutexLock lock(mutex_);
   RB_ASSIGN_OR_RETURN(Current current, files_.LoadCurrent());
+  if (current.release_name.empty()) return current;
   RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
-  if (current.release_name.empty()) {
-    RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenTree());
-    RB_ASSIGN_OR_RETURN(const LiveTree live, WalkTree(root.get(), tree_, false));
-    current.live_digest = LiveDigest(live);
-    return current;
-  }
   RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
   RB_ASSIGN_OR_RETURN(const Release release, files_.Load(current.release_name));
   RB_ASSIGN_OR_RETURN(const Manifest manifest, files_.LoadManifest(release));

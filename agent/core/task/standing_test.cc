@@ -25,12 +25,12 @@ QuarantineEntry Entry(uint64_t number, bool released = false) {
 }
 
 TEST(Quarantine, ByCommitPrefixAndVersion) {
-  for (const std::string reference : {kCommit, kCommit.substr(0, 7), std::string("BBBBBBBB"), std::string("v1.2.0")}) {
+  for (const std::string& reference : {kCommit, kCommit.substr(0, 7), std::string("BBBBBBBB"), std::string("v1.2.0")}) {
     EXPECT_THAT(WhyQuarantined({Entry(1)}, "bot", reference), HasSubstr("it broke")) << reference;
     EXPECT_THAT(WhyQuarantined({Entry(1)}, "web", reference), IsEmpty());
     EXPECT_THAT(WhyQuarantined({Entry(2, true)}, "bot", reference), IsEmpty());
   }
-  for (const std::string reference :
+  for (const std::string& reference :
        {std::string("bbbbbb"), std::string("v1.2"), std::string(40, 'c'), std::string()}) {
     EXPECT_THAT(WhyQuarantined({Entry(1)}, "bot", reference), IsEmpty()) << reference;
   }
