@@ -1,6 +1,7 @@
 // rb-agent: one on every server. Knows how services here are stopped, started, checked and brought back.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
@@ -11,6 +12,7 @@
 #include "agent/adapters/config/agent_config.h"
 #include "agent/adapters/link/daemon.h"
 #include "agent/adapters/link/join.h"
+#include "agent/adapters/local/guard.h"
 #include "agent/adapters/local/local_commands.h"
 #include "agent/adapters/local/recover.h"
 #include "agent/adapters/supervisor/unit_drop_ins.h"
@@ -141,6 +143,25 @@ int main(int argc, char** argv) {
     if (name == "backup" || name == "rollback") command->add_option("--reason", local.reason, "Kept with the release");
     if (name == "prune") command->add_option("--keep", local.keep_good, "Good releases to keep")->capture_default_str();
   }
+  CLI::App* guard = app.add_subcommand("guard", "Before and after a deploy by other means (CI): one line each");
+  guard->require_subcommand(1);
+  rb::agent::GuardRequest guarded;
+  std::string guard_output = "text";
+  std::string guard_wait = "2m";
+  for (const char* verb : {"before", "after"}) {
+    const bool is_before = std::string(verb) == "before";
+    CLI::App* command = with_files(guard->add_subcommand(
+        verb, is_before ? "Refuse a quarantined commit (exit 5), and take a release of what is there"
+                        : "Bring back the data and config that the deploy removed, and record what it left"));
+    command->add_option("--service", guarded.service, "May be left out when there is only one");
+    command->add_option("--commit", guarded.commit, "What is deployed: a commit, or a tag of the mirror");
+    command->add_option("--reason", guarded.reason, "Kept with the release and in the history");
+    if (is_before) command->add_flag("--force", guarded.force, "Also a quarantined commit; needs --reason");
+    command->add_option("--wait", guard_wait, "For whatever is at work here, at most")->capture_default_str();
+    command->add_option("-o,--output", guard_output, "text or json")
+        ->check(CLI::IsMember({"text", "json"}))
+        ->capture_default_str();
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -159,6 +180,31 @@ int main(int argc, char** argv) {
     return rb::agent::RunRecover(recovery, rb::SystemClock());
   }
   if (join->parsed()) return Join(token_file, state_folder);
+  if (guard->parsed()) {
+    // Whoever may run this as root through sudo is not to choose whose commands root runs.
+    const CLI::App* verb = guard->get_subcommands().front();
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): one thread, so far.
+    const char* sudo_uid = std::getenv("SUDO_UID");
+    const bool chooses_files = verb->get_option("--config")->count() + verb->get_option("--state")->count() > 0;
+    if (sudo_uid != nullptr && std::string(sudo_uid) != "0" && chooses_files) {
+      std::fprintf(stderr, "rb-agent: through sudo, guard takes neither --config nor --state. Nothing was changed\n");
+      return 2;
+    }
+    guarded.verb = guard->get_subcommands().front()->get_name();
+    guarded.json = guard_output == "json";
+    if (guarded.force && guarded.reason.empty()) {
+      std::fprintf(stderr, "rb-agent: --force needs --reason. Nothing was changed\n");
+      return 2;
+    }
+    if (!absl::ParseDuration(guard_wait, &guarded.patience) || guarded.patience < absl::ZeroDuration() ||
+        guarded.patience > absl::Hours(1)) {
+      std::fprintf(stderr, "rb-agent: --wait is a duration of at most 1h, like 2m. Nothing was changed\n");
+      return 2;
+    }
+    const auto config = rb::agent::LoadAgentConfig(config_path);
+    if (!config.ok()) return Fail(config.status());
+    return rb::agent::RunGuard(**config, state_folder, guarded, rb::SystemClock());
+  }
   local.verb = by_hand->get_subcommands().front()->get_name();
   if (local.force && local.reason.empty()) {
     std::fprintf(stderr, "rb-agent: --force needs --reason. Nothing was changed\n");

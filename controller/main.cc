@@ -34,6 +34,7 @@
 #include "controller/adapters/folder_owner.h"
 #include "controller/adapters/metrics.h"
 #include "controller/adapters/peer.h"
+#include "controller/adapters/quarantine_api.h"
 #include "controller/adapters/store.h"
 
 namespace rb::controller {
@@ -226,6 +227,7 @@ absl::Status Serve(const Options& options) {
   Driver driver(std::move(fleet), *store, link, loop, SystemClock(), *metrics);
   link.SetDriver(&driver);
   const std::unique_ptr<FleetApi> api = FleetApi::Create(gate, loop, driver, *store);
+  const std::unique_ptr<grpc::Service> quarantine_api = MakeQuarantineApi(gate, driver.quarantine());
   const std::unique_ptr<grpc::Service> enrollment = MakeEnrollment(*store, authority, SystemClock(), audit);
 
   const auto build = [&](const std::string& address, grpc_ssl_client_certificate_request_type clients,
@@ -250,7 +252,8 @@ absl::Status Serve(const Options& options) {
   int port = 0;
   int join_port = 0;
   const std::unique_ptr<grpc::Server> server =
-      build(options.listen, GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, {api->service(), &link}, &port);
+      build(options.listen, GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY,
+            {api->service(), &link, quarantine_api.get()}, &port);
   const std::unique_ptr<grpc::Server> join_server =
       build(options.join_listen, GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE, {enrollment.get()}, &join_port);
   if (server == nullptr || port == 0 || join_server == nullptr || join_port == 0) {
@@ -307,7 +310,8 @@ int Check(const Options& options) {
 }
 
 absl::Status ListOperators(const Options& options) {
-  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store,
+                      Store::Open(options.folder + "/controller.db", Store::Mode::kExisting));
   RB_ASSIGN_OR_RETURN(const std::vector<Principal> principals, store->Principals());
   for (const Principal& principal : principals) {
     std::printf("%-10s %s\n", std::string(NameOf(principal.role)).c_str(), principal.name.c_str());
@@ -316,7 +320,8 @@ absl::Status ListOperators(const Options& options) {
 }
 
 absl::Status RemoveOperator(const Options& options, bool is_agent) {
-  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store,
+                      Store::Open(options.folder + "/controller.db", Store::Mode::kExisting));
   RB_RETURN_IF_ERROR(RecordLocal(*store, is_agent ? "forget" : "operator remove", options.name));
   RB_RETURN_IF_ERROR(store->RemovePrincipal(options.name, is_agent));
   std::printf("%s is no longer known; a certificate of that name is refused from now on\n", options.name.c_str());
@@ -330,7 +335,8 @@ int VerifyAudit(const Options& options) {
     std::fprintf(stderr, "rb-controller: --expect takes 64 hexadecimal digits\n");
     return 2;
   }
-  const absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(options.folder + "/controller.db");
+  const absl::StatusOr<std::unique_ptr<Store>> store =
+      Store::Open(options.folder + "/controller.db", Store::Mode::kReadOnly);
   if (!store.ok()) return Fail(store.status());
   AuditCheck check(expected);
   constexpr size_t kSlice = 1000;

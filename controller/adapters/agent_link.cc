@@ -109,6 +109,7 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
     if (message.has_service_report()) driver->OnReport(peer_.name, message.service_report());
     if (message.has_task_progress()) driver->OnProgress(peer_.name, message.task_progress());
     if (message.has_task_result()) driver->OnResult(peer_.name, message.task_result());
+    if (message.has_host_record()) driver->OnHostRecord(peer_.name, message.host_record());
   }
 
   void Gone() {

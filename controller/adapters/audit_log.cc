@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "common/text.h"
 #include "controller/core/access.h"
@@ -20,6 +21,17 @@ absl::Status AuditLog::Record(const Peer& peer, absl::string_view method, const 
   record.reason = Printable(about.reason);
   record.allowed = outcome.ok();
   record.refusal = Printable(outcome.error_message());
+  using What = AuditThrottle::What;
+  const What what = !outcome.ok() ? What::kRefusal : ChangesSomething(method) ? What::kChange : What::kRead;
+  {
+    MutexLock lock(mutex_);
+    uint64_t left_out = 0;
+    if (!throttle_.Take(what, record.who, record.request, record.at, &left_out)) return absl::OkStatus();
+    if (left_out > 0) {
+      record.subject = absl::StrCat(Truncate(record.subject, kLongestAuditField / 2), record.subject.empty() ? "" : " ",
+                                    "(and ", left_out, " more of these before, not on record)");
+    }
+  }
   const absl::Status recorded = store_.AppendAudit(std::move(record), !outcome.ok() || ChangesSomething(method));
   if (!recorded.ok()) LogError("controller", "a request could not be put on record: ", recorded.message());
   return recorded;

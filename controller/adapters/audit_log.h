@@ -9,8 +9,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "common/clock.h"
+#include "common/mutex.h"
 #include "controller/adapters/peer.h"
 #include "controller/adapters/store.h"
+#include "controller/core/audit.h"
 
 namespace rb::controller {
 
@@ -25,7 +27,8 @@ class AuditLog {
  public:
   AuditLog(Store& store, Clock& clock) : store_(store), clock_(clock) {}
 
-  // `method` is the full gRPC name, `outcome` OK when the caller may do it. An error means that there is no record:
+  // `method` is the full gRPC name, `outcome` OK when it is going to be done. Some reads and refusals are left out, see
+  // AuditThrottle. An error means that there is no record:
   // what would change something is then not carried out. Durable when OK, for what changes something or was refused.
   absl::Status Record(const Peer& peer, absl::string_view method, const AuditSubject& about,
                       const grpc::Status& outcome);
@@ -35,6 +38,8 @@ class AuditLog {
  private:
   Store& store_;
   Clock& clock_;
+  Mutex mutex_;
+  AuditThrottle throttle_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace rb::controller

@@ -9,6 +9,7 @@
 #include "common/ids.h"
 #include "common/log.h"
 #include "common/status.h"
+#include "common/text.h"
 #include "controller/adapters/history.h"
 #include "controller/adapters/wire.h"
 
@@ -33,7 +34,8 @@ Driver::Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, 
       clock_(clock),
       metrics_(metrics),
       agents_(fleet_, clock_, metrics_),
-      planning_(fleet_, store_, sender_, loop_, clock_, agents_, intents_),
+      quarantine_(fleet_, store_, sender_, clock_),
+      planning_(fleet_, store_, sender_, loop_, clock_, agents_, intents_, quarantine_.all()),
       queue_(store_, loop_, clock_, [this](StartRequest request) { TryToStart(std::move(request)); }),
       watchers_(loop_, clock_, [this](const std::string& id) { return ViewOf(id); }) {}
 
@@ -71,6 +73,7 @@ absl::StatusOr<std::unique_ptr<Driver::Running>> Driver::Load(const std::string&
 }
 
 absl::Status Driver::Resume() {
+  RB_RETURN_IF_ERROR(quarantine_.Load());
   RB_RETURN_IF_ERROR(store_.ReleaseStaleLocks());
   RB_ASSIGN_OR_RETURN(const std::vector<std::string> ids, store_.Unfinished());
   for (const std::string& id : ids) {
@@ -214,7 +217,15 @@ void Driver::Finish(const std::string& id) {
   const v1::Operation shown = Shown(running, nullptr);
   stored.snapshot = shown.SerializeAsString();
   stored.brief = Brief(shown).SerializeAsString();
-  absl::Status kept = store_.PutSnapshot(stored, TimesOf(running.operation), kMostTimeSamples);
+  absl::Status kept;
+  if (!running.end_is_kept) {
+    const std::vector<QuarantineChange> changes = quarantine_.ChangesOf(running.operation);
+    kept = store_.PutSnapshot(stored, TimesOf(running.operation), kMostTimeSamples, changes);
+    if (kept.ok()) {
+      found->second->end_is_kept = true;
+      quarantine_.Take(changes);
+    }
+  }
   if (kept.ok()) kept = store_.ReleaseLock(id);
   if (!kept.ok()) {
     LogError("controller", id, " has ended, which cannot be written: ", kept.message(), "; trying again");
@@ -618,6 +629,7 @@ v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::
 
 void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at) {
   agents_.OnConnected(agent, hello, certificate_expires_at);
+  quarantine_.Tell(agent);
   std::vector<std::string> ids;
   for (const auto& [id, running] : running_) ids.push_back(id);
   for (const std::string& id : ids) {
@@ -686,11 +698,55 @@ void Driver::Acknowledge(const std::string& agent, const std::string& step_id) {
   sender_.Send(agent, std::move(stored));
 }
 
+void Driver::OnHostRecord(const std::string& agent, const v1::HostRecord& record) {
+  std::string environment;
+  if (const auto service = fleet_.services.find(record.service()); service != fleet_.services.end()) {
+    for (const auto& [name, hosts] : service->second.hosts) {
+      if (std::find(hosts.begin(), hosts.end(), agent) != hosts.end()) environment = name;
+    }
+  }
+  absl::Status stored;
+  if (environment.empty()) {
+    LogWarning("controller", agent, " reports something of ", Printable(record.service()),
+               ", which the fleet file does not put there; it is not in the history");
+  } else {
+    Running running;
+    Event event;
+    event.sequence = 1;
+    event.at = clock_.Now();
+    Reported reported = ReportedFrom(record, NewOperationId(FromProto(record.began_at())), agent, environment);
+    StoredEvent event_stored;
+    event_stored.idempotency_key = reported.idempotency_key;
+    event.body = std::move(reported);
+    std::vector<Effect> none;
+    Fold(&running, event, &none);
+    const v1::Operation shown = ToWire(running.operation);
+    event_stored.operation = {running.operation.id, environment, record.service(), true, shown.SerializeAsString(), ""};
+    event_stored.operation.brief = Brief(shown).SerializeAsString();
+    event_stored.sequence = 1;
+    event_stored.event = EncodeEvent(event);
+    event_stored.changes = quarantine_.ChangesOf(running.operation);
+    stored = store_.AppendEvents({event_stored});
+    if (stored.ok()) quarantine_.Take(event_stored.changes);
+    // The same report again: it is there.
+    if (absl::IsAlreadyExists(stored)) stored = absl::OkStatus();
+  }
+  if (!stored.ok()) {
+    // Not acknowledged: it comes again.
+    LogError("controller", "what ", agent, " reports could not be put into the history: ", stored.message());
+    return;
+  }
+  v1::ConnectResponse answer;
+  answer.mutable_host_record_stored()->set_id(record.id());
+  sender_.Send(agent, std::move(answer));
+}
+
 void Driver::Ended(const Running& running) {
   const Operation& operation = running.operation;
   LogInfo("controller", operation.id, " ", std::string(NameOf(operation.state)), ": ", operation.summary);
   loop_.PostResult([this] { queue_.Serve(); });
-  static constexpr absl::string_view kKinds[] = {"rollback", "deploy", "backup", "undo", "verification", "repair"};
+  static constexpr absl::string_view kKinds[] = {"rollback",     "deploy", "backup", "undo",
+                                                 "verification", "repair", "local",  "external"};
   const std::string kind(kKinds[static_cast<int>(operation.plan.spec.kind)]);
   std::string outcome(NameOf(operation.state));
   std::replace(outcome.begin(), outcome.end(), ' ', '_');

@@ -20,6 +20,7 @@
 #include "controller/adapters/lock_queue.h"
 #include "controller/adapters/metrics.h"
 #include "controller/adapters/planning.h"
+#include "controller/adapters/quarantine_book.h"
 #include "controller/adapters/store.h"
 #include "controller/adapters/watchers.h"
 #include "controller/core/fleet.h"
@@ -61,6 +62,8 @@ class Driver {
   v1::ListAgentsResponse Agents() { return agents_.List(); }
   v1::GetStatusResponse Status(const v1::GetStatusRequest& request, absl::Status* status);
 
+  QuarantineBook& quarantine() { return quarantine_; }
+
   // What the fleet file says of the services on the agent's host.
   void FillPolicies(const std::string& agent, v1::Welcome* welcome) const { agents_.FillPolicies(agent, welcome); }
   void OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at);
@@ -68,6 +71,8 @@ class Driver {
   void OnReport(const std::string& agent, const v1::ServiceReport& report);
   void OnProgress(const std::string& agent, const v1::TaskProgress& progress);
   void OnResult(const std::string& agent, const v1::TaskResult& result);
+  // What was done on a host without us goes into the history, once.
+  void OnHostRecord(const std::string& agent, const v1::HostRecord& record);
 
  private:
   struct Running {
@@ -78,6 +83,8 @@ class Driver {
     // When an answer is overdue: monotonic → (host, step).
     std::multimap<absl::Duration, std::pair<std::string, std::string>> deadlines;
     absl::Duration armed = absl::InfiniteDuration();
+    // It has ended, and that is written.
+    bool end_is_kept = false;
   };
   using EventBody = decltype(Event::body);
   // Waits for the next group commit.
@@ -131,6 +138,7 @@ class Driver {
   bool flush_posted_ = false;
   Intents intents_;
   AgentRegistry agents_;
+  QuarantineBook quarantine_;
   Planning planning_;
   LockQueue queue_;
   Watchers watchers_;

@@ -7,6 +7,8 @@
 #include "common/digest.h"
 #include "common/ids.h"
 #include "common/log.h"
+#include "common/status.h"
+#include "common/text.h"
 #include "controller/adapters/api_gate.h"
 #include "rb/v1/enrollment.grpc.pb.h"
 
@@ -21,36 +23,45 @@ class Enrollment final : public v1::Enrollment::CallbackService {
   grpc::ServerUnaryReactor* Join(grpc::CallbackServerContext* context, const v1::JoinRequest* request,
                                  v1::JoinResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    grpc::Status taken = ToGrpc(Take(*request, response));
+    std::string certificate;
+    grpc::Status outcome = ToGrpc(Check(*request, &certificate));
     Peer peer;
     peer.from = context->peer();
-    const absl::Status recorded = audit_.Record(peer, "/Join", {request->agent_name(), ""}, taken);
-    if (taken.ok() && !recorded.ok()) {
-      response->Clear();
-      taken = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
-                           absl::StrCat("the request could not be put on record: ", recorded.message(),
-                                        ". The token is used up; make another one"));
+    const AuditSubject about = {request->agent_name(), ""};
+    const absl::Status recorded = audit_.Record(peer, kJoin, about, outcome);
+    if (outcome.ok() && !recorded.ok()) {
+      outcome = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                             absl::StrCat("the request could not be put on record: ", recorded.message(),
+                                          ". Nothing was changed; the token is still good"));
+    } else if (outcome.ok()) {
+      // Of two that come with one token at the same moment, the second is on record as refused, too.
+      outcome = ToGrpc(store_.UseToken(request->agent_name(), Sha256Of(request->secret()).ToHex(), clock_.Now()));
+      if (!outcome.ok()) audit_.Record(peer, kJoin, about, outcome).IgnoreError();
     }
-    reactor->Finish(taken);
+    if (outcome.ok()) {
+      LogInfo("controller", request->agent_name(), " has joined");
+      response->set_certificate_pem(std::move(certificate));
+    } else {
+      LogWarning("controller", "a join as ", Printable(request->agent_name()), " was refused");
+    }
+    reactor->Finish(outcome);
     return reactor;
   }
 
  private:
-  absl::Status Take(const v1::JoinRequest& request, v1::JoinResponse* response) {
+  static constexpr char kJoin[] = "/Join";
+
+  // Whether it would be taken; changes nothing.
+  absl::Status Check(const v1::JoinRequest& request, std::string* certificate_pem) {
     if (!IsValidName(request.agent_name()) || request.secret().size() != 64) {
       return absl::PermissionDeniedError("the token is not valid for this name: wrong, used up or expired");
     }
-    // The certificate is made before the token is used up: a bad request does not cost the token.
+    // A bad request does not cost the token.
     absl::StatusOr<std::string> certificate = SignClientRequest(
         authority_, request.certificate_request_pem(), absl::StrCat("rb://agent/", request.agent_name()), clock_.Now());
     if (!certificate.ok()) return certificate.status();
-    const absl::Status used = store_.UseToken(request.agent_name(), Sha256Of(request.secret()).ToHex(), clock_.Now());
-    if (!used.ok()) {
-      LogWarning("controller", "a join as ", request.agent_name(), " was refused");
-      return used;
-    }
-    LogInfo("controller", request.agent_name(), " has joined");
-    response->set_certificate_pem(*std::move(certificate));
+    RB_RETURN_IF_ERROR(store_.CheckToken(request.agent_name(), Sha256Of(request.secret()).ToHex(), clock_.Now()));
+    *certificate_pem = *std::move(certificate);
     return absl::OkStatus();
   }
 

@@ -246,7 +246,8 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                                            v1::AbortOperationResponse* response) override {
     return OnLoop(context, "/rb.v1.FleetService/AbortOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
-                    Ask(request->operation_id(), AbortRequested{peer.name, request->reason()}, response, reactor);
+                    Ask("/rb.v1.FleetService/AbortOperation", *request, AbortRequested{peer.name, request->reason()},
+                        peer, response, reactor);
                   });
   }
 
@@ -255,7 +256,8 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                                            v1::PauseOperationResponse* response) override {
     return OnLoop(context, "/rb.v1.FleetService/PauseOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
-                    Ask(request->operation_id(), PauseRequested{peer.name, request->reason()}, response, reactor);
+                    Ask("/rb.v1.FleetService/PauseOperation", *request, PauseRequested{peer.name, request->reason()},
+                        peer, response, reactor);
                   });
   }
 
@@ -264,7 +266,8 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                                             v1::ResumeOperationResponse* response) override {
     return OnLoop(context, "/rb.v1.FleetService/ResumeOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
-                    Ask(request->operation_id(), ResumeRequested{peer.name}, response, reactor);
+                    Ask("/rb.v1.FleetService/ResumeOperation", *request, ResumeRequested{peer.name}, peer, response,
+                        reactor);
                   });
   }
 
@@ -273,7 +276,8 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                                              v1::ApproveOperationResponse* response) override {
     return OnLoop(context, "/rb.v1.FleetService/ApproveOperation", request,
                   [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer& peer) {
-                    Ask(request->operation_id(), Approved{peer.name, request->reason()}, response, reactor);
+                    Ask("/rb.v1.FleetService/ApproveOperation", *request, Approved{peer.name, request->reason()}, peer,
+                        response, reactor);
                   });
   }
 
@@ -344,11 +348,13 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
   }
 
  private:
-  template <typename Response>
-  void Ask(const std::string& operation_id, const OperatorRequest& request, Response* response,
+  template <typename Request, typename Response>
+  void Ask(const char* call, const Request& asked, const OperatorRequest& request, const Peer& peer, Response* response,
            grpc::ServerUnaryReactor* reactor) {
-    absl::StatusOr<v1::Operation> operation = driver_.Ask(operation_id, request);
+    absl::StatusOr<v1::Operation> operation = driver_.Ask(asked.operation_id(), request);
     const grpc::Status status = ToGrpc(operation.status());
+    // On record as allowed by the role, and then as refused by what the operation has come to.
+    if (!status.ok()) gate_.RecordRefusal(peer, call, SubjectOf(asked), status);
     if (operation.ok()) *response->mutable_operation() = *std::move(operation);
     reactor->Finish(status);
   }

@@ -32,6 +32,7 @@ absl::StatusOr<std::string> LockHolder(Store& store, const OperationSpec& spec, 
 absl::StatusOr<PlanningHistory> Planning::HistoryFor(const Scope& scope) {
   PlanningHistory history;
   history.now = clock_.Now();
+  history.quarantined = QuarantinedOf(quarantine_, scope.spec.service);
   RB_ASSIGN_OR_RETURN(history.lock_holder, LockHolder(store_, scope.spec, &history.locked_environment));
   RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> operations,
                       store_.List("", scope.spec.service, "", kHistoryForGates * fleet_.environments.size()));
@@ -60,6 +61,7 @@ absl::StatusOr<PlanningHistory> Planning::HistoryFor(const Scope& scope) {
         if (!host.replaced_release().empty()) releases[host.host()] = host.replaced_release();
       }
       history.undo_releases = std::move(releases);
+      history.undo_operation_id = stored->id;
       RB_ASSIGN_OR_RETURN(const OperationSpec undone, FromWire(operation.spec()));
       history.undo_components = undone.components;
     }

@@ -15,6 +15,7 @@
 #include "controller/core/fleet.h"
 #include "controller/core/intent.h"
 #include "controller/core/plan.h"
+#include "controller/core/quarantine.h"
 #include "rb/v1/agent_link.pb.h"
 
 namespace rb::controller {
@@ -29,8 +30,15 @@ class Planning {
 
   // Nothing is owned.
   Planning(const Fleet& fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock,
-           const AgentRegistry& agents, const Intents& intents)
-      : fleet_(fleet), store_(store), sender_(sender), loop_(loop), clock_(clock), agents_(agents), intents_(intents) {}
+           const AgentRegistry& agents, const Intents& intents, const Quarantine& quarantine)
+      : fleet_(fleet),
+        store_(store),
+        sender_(sender),
+        loop_(loop),
+        clock_(clock),
+        agents_(agents),
+        intents_(intents),
+        quarantine_(quarantine) {}
 
   // `only_plan`: nobody means to carry it out. `done` is called once, soon or within the patience for hosts.
   void Make(const OperationSpec& asked, bool only_plan, Done done);
@@ -57,6 +65,7 @@ class Planning {
   Clock& clock_;
   const AgentRegistry& agents_;
   const Intents& intents_;
+  const Quarantine& quarantine_;
   std::map<std::string, Inspecting> inspecting_;
 };
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,7 +22,6 @@
 namespace rb::controller {
 namespace {
 
-constexpr int kSchemaVersion = 3;
 constexpr int kBusyTimeoutMs = 5000;
 // Enough for the events of an operation over thousands of hosts.
 constexpr off_t kReserveBytes = 16 << 20;
@@ -60,6 +60,24 @@ constexpr char kBriefSchema[] = R"sql(
                       method TEXT NOT NULL, prepare_us INTEGER NOT NULL, downtime_us INTEGER NOT NULL) STRICT;
   CREATE INDEX times_of ON times (service, environment, method, number);
 )sql";
+
+// Since version 4. INSERT OR REPLACE removes what it replaces without asking the trigger on removal.
+constexpr char kAuditInsertSchema[] = R"sql(
+  CREATE TRIGGER audit_goes_on_at_its_end BEFORE INSERT ON audit
+    WHEN NEW.number IS NOT (SELECT ifnull(max(number), 0) + 1 FROM audit)
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END;
+)sql";
+
+// Since version 5. One row a change; what is quarantined is the fold over them.
+constexpr char kQuarantineSchema[] = R"sql(
+  CREATE TABLE quarantine_changes (number INTEGER PRIMARY KEY, kind INTEGER NOT NULL, service TEXT NOT NULL,
+                                   commit_id TEXT NOT NULL, version TEXT NOT NULL, at_us INTEGER NOT NULL,
+                                   by TEXT NOT NULL, reason TEXT NOT NULL, undone_operation_id TEXT NOT NULL) STRICT;
+)sql";
+
+// What each version adds to the one before it. New ones are put at the end; none is ever changed.
+constexpr const char* kMigrations[] = {kSchema, kAuditSchema, kBriefSchema, kAuditInsertSchema, kQuarantineSchema};
+constexpr int64_t kSchemaVersion = std::size(kMigrations);
 
 absl::Status SqliteStatus(sqlite3* database, absl::string_view what) {
   const int code = sqlite3_errcode(database);
@@ -114,21 +132,26 @@ class Store::Statement {
   int bound_ = 0;
 };
 
-absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path, Mode mode) {
+  if (mode != Mode::kMake && access(path.c_str(), F_OK) != 0) {
+    return absl::NotFoundError(absl::StrCat("there is no controller's store at ", path, ". Nothing was made"));
+  }
   sqlite3* database = nullptr;
-  const int opened = sqlite3_open_v2(path.c_str(), &database,
-                                     SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
+  const int flags = mode == Mode::kMake       ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
+                    : mode == Mode::kExisting ? SQLITE_OPEN_READWRITE
+                                              : SQLITE_OPEN_READONLY;
+  const int opened = sqlite3_open_v2(path.c_str(), &database, flags | SQLITE_OPEN_FULLMUTEX, nullptr);
   std::unique_ptr<Store> store(new Store(database, path + ".reserve"));
   if (opened != SQLITE_OK) return SqliteStatus(database, absl::StrCat("open ", path));
   sqlite3_busy_timeout(database, kBusyTimeoutMs);
   MutexLock lock(store->mutex_);
-  RB_RETURN_IF_ERROR(store->Setup());
+  RB_RETURN_IF_ERROR(store->Setup(mode));
   return store;
 }
 
 Store::~Store() { sqlite3_close(database_); }
 
-absl::Status Store::Setup() {
+absl::Status Store::Setup(Mode mode) {
   int64_t version = 0;
   {
     Statement statement(database_, "PRAGMA user_version");
@@ -140,12 +163,12 @@ absl::Status Store::Setup() {
                                                       version, ", this one knows ", kSchemaVersion,
                                                       "). It was not touched. Run the newer rb-controller"));
   }
+  if (mode == Mode::kReadOnly) return absl::OkStatus();
   RB_RETURN_IF_ERROR(Execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"));
   if (version == kSchemaVersion) return absl::OkStatus();
   RB_RETURN_IF_ERROR(Begin());
-  absl::Status made = version == 0 ? Execute(kSchema) : absl::OkStatus();
-  if (made.ok() && version < 2) made = Execute(kAuditSchema);
-  if (made.ok() && version < 3) made = Execute(kBriefSchema);
+  absl::Status made;
+  for (; made.ok() && version < kSchemaVersion; ++version) made = Execute(kMigrations[version]);
   if (made.ok()) made = Execute(absl::StrCat("PRAGMA user_version = ", kSchemaVersion).c_str());
   return End(made);
 }
@@ -273,6 +296,16 @@ absl::Status Store::UseToken(const std::string& agent_name, const std::string& s
   return End(use());
 }
 
+absl::Status Store::CheckToken(const std::string& agent_name, const std::string& secret_sha256_hex, absl::Time now) {
+  MutexLock lock(mutex_);
+  Statement token(database_,
+                  "SELECT 1 FROM join_tokens WHERE secret_sha256 = ? AND name = ? AND used = 0 AND expires_at > ?");
+  RB_ASSIGN_OR_RETURN(const bool found,
+                      token.Bind(secret_sha256_hex).Bind(agent_name).BindNumber(absl::ToUnixSeconds(now)).Step());
+  if (found) return absl::OkStatus();
+  return absl::PermissionDeniedError("the token is not valid for this name: wrong, used up or expired");
+}
+
 absl::StatusOr<uint64_t> Store::NextFencingNumber() {
   MutexLock lock(mutex_);
   Statement statement(database_, "UPDATE counters SET value = value + 1 WHERE name = 'fencing' RETURNING value");
@@ -301,6 +334,7 @@ absl::Status Store::Insert(const StoredEvent& event) {
                            .BindBlob(operation.snapshot)
                            .Run());
     RB_RETURN_IF_ERROR(PutBrief(operation));
+    for (const QuarantineChange& change : event.changes) RB_RETURN_IF_ERROR(Insert(change));
   }
   Statement insert(database_, "INSERT INTO operation_events VALUES (?, ?, ?)");
   return insert.Bind(operation.id).BindNumber(static_cast<int64_t>(event.sequence)).BindBlob(event.event).Run();
@@ -322,7 +356,7 @@ absl::Status Store::AppendEvent(const StoredOperation& operation, uint64_t seque
 }
 
 absl::Status Store::PutSnapshot(const StoredOperation& operation, const std::vector<StoredTime>& times,
-                                size_t most_times) {
+                                size_t most_times, const std::vector<QuarantineChange>& changes) {
   MutexLock lock(mutex_);
   return InTransaction([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> absl::Status {
     Statement update(database_, "UPDATE operations SET ended = ?, snapshot = ? WHERE id = ?");
@@ -338,6 +372,7 @@ absl::Status Store::PutSnapshot(const StoredOperation& operation, const std::vec
                              .BindNumber(time.downtime_us)
                              .Run());
     }
+    for (const QuarantineChange& change : changes) RB_RETURN_IF_ERROR(Insert(change));
     for (const StoredTime& time : times) {
       Statement thin(database_,
                      "DELETE FROM times WHERE service = ?1 AND environment = ?2 AND method = ?3 AND number <= (SELECT "
@@ -364,6 +399,50 @@ absl::StatusOr<std::vector<StoredTime>> Store::Times(const std::string& service)
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
     if (!row) return times;
     times.push_back({statement.Text(0), service, statement.Text(1), statement.Number(2), statement.Number(3)});
+  }
+}
+
+absl::Status Store::Insert(const QuarantineChange& change) {
+  Statement insert(database_, "INSERT INTO quarantine_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)");
+  return insert.BindNumber(static_cast<int64_t>(change.number))
+      .BindNumber(static_cast<int64_t>(change.kind))
+      .Bind(change.service)
+      .Bind(change.commit)
+      .Bind(change.version)
+      .BindNumber(absl::ToUnixMicros(change.at))
+      .Bind(change.by)
+      .Bind(change.reason)
+      .Bind(change.undone_operation_id)
+      .Run();
+}
+
+absl::Status Store::AppendQuarantine(const QuarantineChange& change) {
+  MutexLock lock(mutex_);
+  return Insert(change);
+}
+
+absl::StatusOr<std::vector<QuarantineChange>> Store::QuarantineChanges() {
+  MutexLock lock(mutex_);
+  Statement statement(database_, "SELECT * FROM quarantine_changes ORDER BY number");
+  std::vector<QuarantineChange> changes;
+  while (true) {
+    RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) return changes;
+    QuarantineChange change;
+    change.number = static_cast<uint64_t>(statement.Number(0));
+    const int64_t kind = statement.Number(1);
+    if (kind < 1 || kind > static_cast<int64_t>(QuarantineChange::Kind::kUndone)) {
+      return absl::DataLossError(absl::StrCat("change ", change.number, " of the quarantine cannot be read"));
+    }
+    change.kind = static_cast<QuarantineChange::Kind>(kind);
+    change.service = statement.Text(2);
+    change.commit = statement.Text(3);
+    change.version = statement.Text(4);
+    change.at = absl::FromUnixMicros(statement.Number(5));
+    change.by = statement.Text(6);
+    change.reason = statement.Text(7);
+    change.undone_operation_id = statement.Text(8);
+    changes.push_back(std::move(change));
   }
 }
 
@@ -533,7 +612,7 @@ absl::Status Store::AppendAudit(AuditRecord record, bool durable) {
 
 absl::StatusOr<std::vector<AuditRecord>> Store::AuditAfter(uint64_t after, size_t limit) {
   MutexLock lock(mutex_);
-  Statement statement(database_, "SELECT * FROM audit WHERE number > ? ORDER BY number LIMIT ?");
+  Statement statement(database_, "SELECT * FROM audit WHERE ?1 = 0 OR number > ?1 ORDER BY number LIMIT ?2");
   statement.BindNumber(static_cast<int64_t>(after)).BindNumber(static_cast<int64_t>(limit));
   return ReadAudit(&statement);
 }

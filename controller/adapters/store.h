@@ -17,6 +17,7 @@
 #include "common/mutex.h"
 #include "controller/core/access.h"
 #include "controller/core/audit.h"
+#include "controller/core/quarantine.h"
 
 struct sqlite3;
 
@@ -46,6 +47,8 @@ struct StoredEvent {
   std::string event;
   // With event 1; may be empty.
   std::string idempotency_key;
+  // With event 1, of an operation that has ended with it.
+  std::vector<QuarantineChange> changes = {};
 };
 
 struct StoredTime {
@@ -59,8 +62,16 @@ struct StoredTime {
 // Thread-safe. Other processes (`rb-controller token`) may use the file at the same time.
 class Store {
  public:
-  // Makes the file when it is missing. FAILED_PRECONDITION, with nothing touched, when a newer version wrote it.
-  static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& path);
+  enum class Mode {
+    // Makes the file when it is missing.
+    kMake,
+    // NOT_FOUND when it is missing.
+    kExisting,
+    // The same, and nothing in it is changed.
+    kReadOnly,
+  };
+  // FAILED_PRECONDITION, with nothing touched, when a newer version wrote it.
+  static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& path, Mode mode = Mode::kMake);
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
@@ -80,20 +91,27 @@ class Store {
   // Uses the token up and makes the agent a principal, in one transaction. PERMISSION_DENIED when there is no such
   // token for that name, or it is used up or expired; which of these is not told.
   absl::Status UseToken(const std::string& agent_name, const std::string& secret_sha256_hex, absl::Time now);
+  // The same answer, without using it up.
+  absl::Status CheckToken(const std::string& agent_name, const std::string& secret_sha256_hex, absl::Time now);
 
   // A number higher than any before it.
   absl::StatusOr<uint64_t> NextFencingNumber();
-  // Appends an event and replaces the snapshot, in one transaction. The first event makes the operation;
-  // ALREADY_EXISTS when its idempotency key was used before.
+  // Appends an event and replaces the snapshot. The first event makes the operation; ALREADY_EXISTS when its
+  // idempotency key was used before.
   absl::Status AppendEvent(const StoredOperation& operation, uint64_t sequence, absl::string_view event,
                            const std::string& idempotency_key);
   // All of them or none, with one flush to the disk.
   absl::Status AppendEvents(const std::vector<StoredEvent>& events);
   // Marks the operation as ended (or, `ended` false, as it is now) and keeps what its hosts took: of each service,
-  // environment and method the newest `most_times`.
-  absl::Status PutSnapshot(const StoredOperation& operation, const std::vector<StoredTime>& times, size_t most_times);
+  // environment and method the newest `most_times`; and what its end changes of the quarantine.
+  absl::Status PutSnapshot(const StoredOperation& operation, const std::vector<StoredTime>& times, size_t most_times,
+                           const std::vector<QuarantineChange>& changes = {});
   // Newest first.
   absl::StatusOr<std::vector<StoredTime>> Times(const std::string& service);
+  // A release by a person. ALREADY_EXISTS when the number was used before.
+  absl::Status AppendQuarantine(const QuarantineChange& change);
+  // All of them, in the order of their numbers.
+  absl::StatusOr<std::vector<QuarantineChange>> QuarantineChanges();
   absl::StatusOr<std::vector<std::string>> Events(const std::string& operation_id);
   // By id or unambiguous prefix. NOT_FOUND, INVALID_ARGUMENT.
   absl::StatusOr<StoredOperation> Find(const std::string& id_or_prefix);
@@ -114,7 +132,7 @@ class Store {
   // Puts the record at the end of the audit log, with its number and hash. `durable` false: a power cut may take it
   // away again, which is enough for what only reads.
   absl::Status AppendAudit(AuditRecord record, bool durable);
-  // Records with number > `after`, oldest first.
+  // Records with number > `after`, oldest first. 0: all there are, also those with a number that was never given.
   absl::StatusOr<std::vector<AuditRecord>> AuditAfter(uint64_t after, size_t limit);
   // Records with number < `before` (0: all), newest first.
   absl::StatusOr<std::vector<AuditRecord>> AuditBefore(uint64_t before, size_t limit);
@@ -127,13 +145,14 @@ class Store {
   absl::Status PutBrief(const StoredOperation& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Insert(const StoredEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static absl::StatusOr<std::vector<AuditRecord>> ReadAudit(Statement* statement);
+  absl::Status Insert(const QuarantineChange& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Execute(const char* sql) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Begin() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Commits when `status` is OK, else rolls back; returns the first error.
   absl::Status End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Runs `work` in a transaction; once more, with the reserve given up, when the disk is full.
   absl::Status InTransaction(const std::function<absl::Status()>& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status Setup() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Setup(Mode mode) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Mutex mutex_;
   sqlite3* const database_;

@@ -91,7 +91,82 @@ TEST_F(StoreTest, TheAuditLogIsOnlyAppendedToAndHangsTogether) {
   ASSERT_EQ(sqlite3_open(path_.c_str(), &raw), SQLITE_OK);
   EXPECT_NE(sqlite3_exec(raw, "UPDATE audit SET who = 'x'", nullptr, nullptr, nullptr), SQLITE_OK);
   EXPECT_NE(sqlite3_exec(raw, "DELETE FROM audit", nullptr, nullptr, nullptr), SQLITE_OK);
+  // REPLACE removes without asking the trigger on removal; and records stand at the end alone.
+  for (const char* number : {"2", "4", "6", "0", "-1", "NULL"}) {
+    const std::string put = absl::StrCat("INSERT OR REPLACE INTO audit SELECT ", number,
+                                         ", at_us, 'x', role, source, request, subject, reason, allowed, refusal, hash "
+                                         "FROM audit WHERE number = 1");
+    EXPECT_NE(sqlite3_exec(raw, put.c_str(), nullptr, nullptr, nullptr), SQLITE_OK) << number;
+  }
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<AuditRecord> after, store_->AuditAfter(0, 100));
+  ASSERT_EQ(after.size(), 4u);
+  for (size_t i = 0; i < after.size(); ++i) EXPECT_EQ(after[i].hash, all[i].hash);
+  // Whoever takes the triggers away can put one in with a number that was never given: it is read, and found.
+  for (const char* statement : {"DROP TRIGGER audit_goes_on_at_its_end",
+                                "INSERT INTO audit SELECT -1, at_us, who, role, source, request, subject, reason, "
+                                "allowed, refusal, hash FROM audit WHERE number = 1"}) {
+    ASSERT_EQ(sqlite3_exec(raw, statement, nullptr, nullptr, nullptr), SQLITE_OK) << statement;
+  }
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<AuditRecord> with_one_more, store_->AuditAfter(0, 100));
+  AuditCheck again(std::nullopt);
+  EXPECT_FALSE(again.Take(with_one_more[0]));
+  EXPECT_NE(again.problem().find("was never given"), std::string::npos) << again.problem();
   sqlite3_close(raw);
+}
+
+TEST_F(StoreTest, WhatOnlyReadsMakesAndChangesNothing) {
+  const std::string none = folder_.path() + "/none.db";
+  for (const Store::Mode mode : {Store::Mode::kExisting, Store::Mode::kReadOnly}) {
+    EXPECT_THAT(Store::Open(none, mode).status(), FailsWith(absl::StatusCode::kNotFound, "no controller's store"));
+  }
+  EXPECT_FALSE(ReadFile(none).ok());
+  RB_ASSERT_OK_AND_ASSIGN(const std::unique_ptr<Store> reader, Store::Open(path_, Store::Mode::kReadOnly));
+  RB_EXPECT_OK(reader->AuditAfter(0, 10).status());
+  EXPECT_FALSE(reader->AppendAudit(AuditRecord(), true).ok());
+}
+
+TEST_F(StoreTest, ATokenIsCheckedWithoutBeingUsedUp) {
+  const absl::Time now = absl::FromUnixSeconds(1'800'000'000);
+  RB_ASSERT_OK(store_->AddToken("prod-1", "digest", now + absl::Hours(1)));
+  for (int i = 0; i < 2; ++i) RB_EXPECT_OK(store_->CheckToken("prod-1", "digest", now));
+  EXPECT_FALSE(store_->CheckToken("prod-2", "digest", now).ok());
+  EXPECT_FALSE(store_->CheckToken("prod-1", "digest", now + absl::Hours(2)).ok());
+  RB_ASSERT_OK(store_->UseToken("prod-1", "digest", now));
+  EXPECT_FALSE(store_->CheckToken("prod-1", "digest", now).ok());
+}
+
+TEST_F(StoreTest, WhatAnEndQuarantinesIsKeptWithIt) {
+  QuarantineChange change;
+  change.service = "bot";
+  change.commit = std::string(40, 'b');
+  change.version = "v1.2.0";
+  change.at = absl::FromUnixMicros(1'800'000'000'123'456);
+  change.by = "op-1";
+  change.reason = "it broke";
+  change.number = 1;
+  RB_ASSERT_OK(store_->AppendEvent(Operation("op-1"), 1, "accepted", ""));
+  RB_ASSERT_OK(store_->PutSnapshot(Operation("op-1", true), {}, 0, {change}));
+  QuarantineChange undone = change;
+  undone.kind = QuarantineChange::Kind::kUndone;
+  undone.undone_operation_id = "op-1";
+  // The same number again: neither the event nor the change is there.
+  StoredEvent second{Operation("op-2", true), 1, "reported", ""};
+  second.changes = {undone};
+  EXPECT_FALSE(store_->AppendEvents({second}).ok());
+  EXPECT_FALSE(store_->Find("op-2").ok());
+  undone.number = 2;
+  RB_ASSERT_OK(store_->AppendQuarantine(undone));
+  EXPECT_FALSE(store_->AppendQuarantine(undone).ok());
+  Reopen();
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<QuarantineChange> changes, store_->QuarantineChanges());
+  ASSERT_EQ(changes.size(), 2u);
+  EXPECT_EQ(changes[0].commit, change.commit);
+  EXPECT_EQ(changes[0].version, change.version);
+  EXPECT_EQ(changes[0].at, change.at);
+  EXPECT_EQ(changes[0].by, "op-1");
+  EXPECT_EQ(changes[0].reason, "it broke");
+  EXPECT_EQ(changes[1].kind, QuarantineChange::Kind::kUndone);
+  EXPECT_EQ(changes[1].undone_operation_id, "op-1");
 }
 
 TEST_F(StoreTest, AnEventIsNeverWrittenOverAnother) {

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/adapters/proto_time.h"
 #include "common/status.h"
+#include "common/text.h"
 #include "journal.pb.h"
 
 namespace rb::controller {
@@ -273,7 +275,7 @@ Plan PlanFromWire(const v1::Plan& wire) {
 
 absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   OperationSpec spec;
-  if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_REPAIR) {
+  if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_EXTERNAL) {
     return absl::InvalidArgumentError("this controller does not know that kind of operation. Nothing was changed");
   }
   spec.kind = static_cast<OperationKind>(wire.kind() - 1);
@@ -546,6 +548,108 @@ std::optional<OperationEnd> EndOf(const v1::Operation& operation) {
   return end;
 }
 
+namespace {
+
+std::string KeyOf(const std::string& host, const std::string& record_id) {
+  return absl::StrCat("record/", host, "/", record_id);
+}
+
+v1::HostRecord RecordOf(const Reported& reported) {
+  v1::HostRecord record;
+  const std::string prefix = KeyOf(reported.host.host, "");
+  record.set_id(reported.idempotency_key.substr(std::min(prefix.size(), reported.idempotency_key.size())));
+  record.set_service(reported.spec.service);
+  const bool local = reported.spec.kind == OperationKind::kLocal;
+  record.set_kind(local ? v1::HOST_RECORD_KIND_LOCAL : v1::HOST_RECORD_KIND_EXTERNAL);
+  record.set_verb(reported.left_commit.empty() ? "" : "rollback");
+  record.set_user(reported.requested_by.substr(reported.requested_by.rfind(':') + 1));
+  record.set_reason(reported.spec.reason);
+  *record.mutable_began_at() = ToProto(reported.began_at);
+  *record.mutable_ended_at() = ToProto(reported.ended_at);
+  record.set_from_release(reported.host.from_release);
+  record.set_from_commit(reported.host.from_commit);
+  record.set_from_version(reported.host.from_version);
+  record.set_to_release(reported.to_release);
+  record.set_to_commit(reported.host.commit);
+  record.set_to_version(reported.host.version);
+  record.set_state(static_cast<v1::HostState>(reported.state));
+  record.set_verdict(VerdictToWire(reported.verdict));
+  *record.mutable_times()->mutable_prepare() = ToProto(reported.times.prepare);
+  *record.mutable_times()->mutable_stop() = ToProto(reported.times.stop);
+  *record.mutable_times()->mutable_swap() = ToProto(reported.times.swap);
+  *record.mutable_times()->mutable_start() = ToProto(reported.times.start);
+  *record.mutable_times()->mutable_downtime() = ToProto(reported.times.downtime);
+  record.set_method(MethodToWire(reported.host.method));
+  record.set_summary(reported.summary);
+  record.set_replaced_release(reported.replaced_release);
+  record.set_succeeded(reported.succeeded);
+  return record;
+}
+
+}  // namespace
+
+Reported ReportedFrom(const v1::HostRecord& record, const std::string& operation_id, const std::string& host,
+                      const std::string& environment) {
+  const auto clean = [](const std::string& text) { return Truncate(Printable(text), 500); };
+  const bool local = record.kind() == v1::HOST_RECORD_KIND_LOCAL;
+  Reported reported;
+  reported.id = operation_id;
+  reported.requested_by = absl::StrCat(local ? "local:" : "external:", host, ":", clean(record.user()));
+  reported.idempotency_key = KeyOf(host, record.id());
+  reported.spec.kind = local ? OperationKind::kLocal : OperationKind::kExternal;
+  reported.spec.environment = environment;
+  reported.spec.service = record.service();
+  reported.spec.hosts = {host};
+  reported.spec.reason = clean(record.reason());
+  reported.spec.target.kind = TargetReference::Kind::kNamed;
+  reported.spec.target.name = clean(record.to_commit().empty() ? record.to_release() : record.to_commit());
+  reported.host.host = host;
+  reported.host.environment = environment;
+  reported.host.method = MethodFromWire(record.method());
+  reported.host.release_name = clean(record.to_release());
+  reported.host.commit = clean(record.to_commit());
+  reported.host.version = clean(record.to_version());
+  reported.host.from_release = clean(record.from_release());
+  reported.host.from_commit = clean(record.from_commit());
+  reported.host.from_version = clean(record.from_version());
+  const int state = record.state();
+  reported.state = state >= v1::HOST_STATE_UNTOUCHED && state <= v1::HOST_STATE_REVERTED ? static_cast<HostState>(state)
+                                                                                         : HostState::kUnspecified;
+  reported.verdict = record.verdict() == v1::VERDICT_HEALTHY     ? Verdict::kHealthy
+                     : record.verdict() == v1::VERDICT_UNHEALTHY ? Verdict::kUnhealthy
+                                                                 : Verdict::kUnknown;
+  reported.times.prepare = FromProto(record.times().prepare());
+  reported.times.stop = FromProto(record.times().stop());
+  reported.times.swap = FromProto(record.times().swap());
+  reported.times.start = FromProto(record.times().start());
+  reported.times.downtime = FromProto(record.times().downtime());
+  reported.to_release = clean(record.to_release());
+  reported.replaced_release = clean(record.replaced_release());
+  reported.succeeded = record.succeeded();
+  if (local && record.verb() == "rollback" && record.succeeded()) reported.left_commit = clean(record.from_commit());
+  reported.summary = Truncate(Printable(record.summary()), 2000);
+  reported.began_at = FromProto(record.began_at());
+  reported.ended_at = FromProto(record.ended_at());
+  return reported;
+}
+
+v1::QuarantineEntry ToWire(const QuarantineEntry& entry) {
+  v1::QuarantineEntry wire;
+  wire.set_service(entry.service);
+  wire.set_commit(entry.commit);
+  wire.set_version(entry.version);
+  wire.set_reason(entry.reason);
+  wire.set_operation_id(entry.operation_id);
+  *wire.mutable_since() = ToProto(entry.since);
+  wire.set_number(entry.number);
+  if (!entry.released) return wire;
+  wire.set_released(true);
+  wire.set_released_by(entry.released_by);
+  wire.set_release_reason(entry.release_reason);
+  *wire.mutable_released_at() = ToProto(entry.released_at);
+  return wire;
+}
+
 v1::Task TaskFor(const Operation& operation, const StartStep& step) {
   v1::Task task;
   task.set_operation_id(operation.id);
@@ -689,6 +793,11 @@ std::string EncodeEvent(const Event& event) {
     wire.mutable_approved()->set_reason(approved->reason);
   } else if (const auto* wait = std::get_if<WaitEnded>(&event.body)) {
     wire.mutable_wait_ended()->set_number(wait->number);
+  } else if (const auto* reported = std::get_if<Reported>(&event.body)) {
+    wire.mutable_reported()->set_id(reported->id);
+    wire.mutable_reported()->set_host(reported->host.host);
+    wire.mutable_reported()->set_environment(reported->host.environment);
+    *wire.mutable_reported()->mutable_record() = RecordOf(*reported);
   }
   return wire.SerializeAsString();
 }
@@ -744,6 +853,10 @@ absl::StatusOr<Event> DecodeEvent(absl::string_view bytes) {
       return event;
     case controller_journal::Event::kWaitEnded:
       event.body = WaitEnded{wire.wait_ended().number()};
+      return event;
+    case controller_journal::Event::kReported:
+      event.body = ReportedFrom(wire.reported().record(), wire.reported().id(), wire.reported().host(),
+                                wire.reported().environment());
       return event;
     // Not written yet.
     case controller_journal::Event::kCiStarted:

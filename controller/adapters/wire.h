@@ -11,6 +11,7 @@
 #include "controller/core/intent.h"
 #include "controller/core/operation.h"
 #include "controller/core/plan.h"
+#include "controller/core/quarantine.h"
 #include "rb/v1/agent_link.pb.h"
 #include "rb/v1/fleet_service.pb.h"
 
@@ -29,6 +30,11 @@ v1::Operation ToWire(const Operation& operation, const std::set<std::string>& ho
 v1::OperationState ToWire(OperationState state);
 // Absent for one that runs, or moved no host.
 std::optional<OperationEnd> EndOf(const v1::Operation& operation);
+
+// What a host reports as the event that puts it into the history.
+Reported ReportedFrom(const v1::HostRecord& record, const std::string& operation_id, const std::string& host,
+                      const std::string& environment);
+v1::QuarantineEntry ToWire(const QuarantineEntry& entry);
 
 v1::Task TaskFor(const Operation& operation, const StartStep& step);
 v1::Task InspectTask(const OperationSpec& spec, const std::string& step_id, const std::string& undo_release);

@@ -25,6 +25,8 @@ constexpr Rule kRules[] = {
     {"/rb.v1.FleetService/GetStatus", Role::kViewer, false},
     {"/rb.v1.FleetService/ListAuditRecords", Role::kOperator, false},
     {"/rb.v1.FleetService/VerifyAudit", Role::kOperator, false},
+    {"/rb.v1.QuarantineService/ListQuarantine", Role::kViewer, false},
+    {"/rb.v1.QuarantineService/ReleaseQuarantine", Role::kOperator, true},
 };
 constexpr absl::string_view kAgentLink = "/rb.v1.AgentLink/Connect";
 

@@ -28,8 +28,40 @@ Digest AuditHash(const Digest& before, const AuditRecord& record) {
   return Sha256Of(input);
 }
 
+bool AuditThrottle::Take(What what, const std::string& who, const std::string& request, absl::Time now,
+                         uint64_t* left_out) {
+  constexpr size_t kMostKept = 10000;
+  *left_out = 0;
+  if (what == What::kChange) return true;
+  const uint32_t most = what == What::kRead ? 1 : kRefusalsInWindow;
+  const std::string key = absl::StrCat(what == What::kRead ? "read " : "refusal ", request, " ", who);
+  if (seen_.size() >= kMostKept && !seen_.contains(key)) {
+    std::erase_if(seen_, [now](const auto& one) { return now - one.second.since >= kReadWindow; });
+    if (seen_.size() >= kMostKept) return true;
+  }
+  Seen& seen = seen_[key];
+  // A clock that was set back begins a new window, too.
+  if (seen.recorded == 0 || now - seen.since >= kReadWindow || now < seen.since) {
+    *left_out = seen.left_out;
+    seen = Seen{now, 1, 0};
+    return true;
+  }
+  if (seen.recorded >= most) {
+    ++seen.left_out;
+    return false;
+  }
+  ++seen.recorded;
+  return true;
+}
+
 bool AuditCheck::Take(const AuditRecord& record) {
   if (!problem_.empty()) return false;
+  if (record.number == 0 || record.number > static_cast<uint64_t>(INT64_MAX)) {
+    bad_number_ = count_ + 1;
+    problem_ = absl::StrCat("before record ", count_ + 1, " stands one with the number ",
+                            static_cast<int64_t>(record.number), ", which was never given: it was put in");
+    return false;
+  }
   if (record.number != count_ + 1) {
     bad_number_ = count_ + 1;
     problem_ = absl::StrCat("record ", count_ + 1, " is missing: removed, or given another number");

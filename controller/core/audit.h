@@ -5,6 +5,7 @@
 #define RB_CONTROLLER_CORE_AUDIT_H_
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -41,6 +42,28 @@ inline constexpr size_t kLongestAuditField = 500;
 // Of all fields but `hash`, and of the record before it (zero for the first). SHA-256 over lengths and bytes, so that
 // no two records give the same input.
 Digest AuditHash(const Digest& before, const AuditRecord& record);
+
+// Bounds how fast the log grows. What changes something is always on record. Reads of one caller by one call are on
+// record once in kReadWindow, and refusals of one caller and call kRefusalsInWindow times: a dashboard, or a script
+// gone wild, would fill the disk otherwise. The next record says how many were left out.
+class AuditThrottle {
+ public:
+  enum class What { kChange, kRead, kRefusal };
+  static constexpr absl::Duration kReadWindow = absl::Minutes(10);
+  static constexpr uint32_t kRefusalsInWindow = 60;
+
+  // Whether it goes on record; then `left_out` gets how many like it did not, since the last one that did.
+  bool Take(What what, const std::string& who, const std::string& request, absl::Time now, uint64_t* left_out);
+
+ private:
+  struct Seen {
+    absl::Time since;
+    uint32_t recorded = 0;
+    uint64_t left_out = 0;
+  };
+  // Callers without a certificate of ours have no name, so that there are few.
+  std::map<std::string, Seen> seen_;
+};
 
 // Takes a log from its first record to its last.
 class AuditCheck {

@@ -110,6 +110,45 @@ TEST(Audit, RemovalReorderingAndTruncationAreFound) {
   EXPECT_THAT(ProblemOf(other, head), HasSubstr("written anew"));
 }
 
+TEST(Audit, ARecordWithANumberThatWasNeverGivenIsFound) {
+  for (const uint64_t number : {uint64_t{0}, static_cast<uint64_t>(-1)}) {
+    std::vector<AuditRecord> log = Log(3);
+    AuditRecord extra = log[0];
+    extra.number = number;
+    log.insert(log.begin(), extra);
+    EXPECT_THAT(ProblemOf(log), HasSubstr("was never given"));
+  }
+}
+
+TEST(AuditThrottle, ChangesAreAlwaysOnRecordReadsOnceInAWhile) {
+  using What = AuditThrottle::What;
+  AuditThrottle throttle;
+  const absl::Time begin = absl::FromUnixSeconds(1'800'000'000);
+  uint64_t left_out = 0;
+  size_t reads = 0;
+  size_t changes = 0;
+  size_t refusals = 0;
+  // A day of a dashboard, of a person at work, and of a script that is refused, each once a second.
+  for (int second = 0; second < 24 * 3600; ++second) {
+    const absl::Time now = begin + absl::Seconds(second);
+    if (throttle.Take(What::kRead, "anna", "GetStatus", now, &left_out)) {
+      EXPECT_EQ(left_out, reads == 0 ? 0u : 599u);
+      ++reads;
+    }
+    changes += throttle.Take(What::kChange, "anna", "StartOperation", now, &left_out) ? 1 : 0;
+    refusals += throttle.Take(What::kRefusal, "vera", "StartOperation", now, &left_out) ? 1 : 0;
+  }
+  EXPECT_EQ(reads, 24u * 6);
+  EXPECT_EQ(changes, 24u * 3600);
+  EXPECT_EQ(refusals, 24u * 6 * AuditThrottle::kRefusalsInWindow);
+  // Others, and other calls, have windows of their own; so has a clock that was set back.
+  EXPECT_TRUE(throttle.Take(What::kRead, "ben", "GetStatus", begin + absl::Hours(24), &left_out));
+  EXPECT_TRUE(throttle.Take(What::kRead, "ben", "ListAgents", begin + absl::Hours(24), &left_out));
+  EXPECT_FALSE(throttle.Take(What::kRead, "ben", "GetStatus", begin + absl::Hours(24), &left_out));
+  EXPECT_TRUE(throttle.Take(What::kRead, "ben", "GetStatus", begin, &left_out));
+  EXPECT_EQ(left_out, 1u);
+}
+
 TEST(Audit, AnyDamageToAnyRecordIsFound) {
   std::mt19937 random(1);
   const std::vector<AuditRecord> log = Log(12);

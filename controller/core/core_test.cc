@@ -84,16 +84,26 @@ TEST(Access, OnlyWhatTheTableAllows) {
     const char* method;
     Role least;
   } calls[] = {
-      {"PlanOperation", Role::kViewer},      {"StartOperation", Role::kOperator},
-      {"GetOperation", Role::kViewer},       {"ListOperations", Role::kViewer},
-      {"WatchOperation", Role::kViewer},     {"AbortOperation", Role::kOperator},
-      {"PauseOperation", Role::kOperator},   {"ResumeOperation", Role::kOperator},
-      {"ApproveOperation", Role::kOperator}, {"ListAuditRecords", Role::kOperator},
-      {"VerifyAudit", Role::kOperator},      {"ListReleases", Role::kViewer},
-      {"ListAgents", Role::kViewer},         {"GetStatus", Role::kViewer},
+      {"PlanOperation", Role::kViewer},
+      {"StartOperation", Role::kOperator},
+      {"GetOperation", Role::kViewer},
+      {"ListOperations", Role::kViewer},
+      {"WatchOperation", Role::kViewer},
+      {"AbortOperation", Role::kOperator},
+      {"PauseOperation", Role::kOperator},
+      {"ResumeOperation", Role::kOperator},
+      {"ApproveOperation", Role::kOperator},
+      {"ListAuditRecords", Role::kOperator},
+      {"VerifyAudit", Role::kOperator},
+      {"ListReleases", Role::kViewer},
+      {"ListAgents", Role::kViewer},
+      {"GetStatus", Role::kViewer},
+      {"QuarantineService/ListQuarantine", Role::kViewer},
+      {"QuarantineService/ReleaseQuarantine", Role::kOperator},
   };
   for (const auto& call : calls) {
-    const std::string method = absl::StrCat("/rb.v1.FleetService/", call.method);
+    const std::string method =
+        absl::StrCat("/rb.v1.", absl::StrContains(call.method, '/') ? "" : "FleetService/", call.method);
     EXPECT_FALSE(IsAllowed(Role::kNone, method)) << method;
     EXPECT_FALSE(IsAllowed(Role::kAgent, method)) << method;
     for (const Role role : {Role::kViewer, Role::kOperator, Role::kAdmin}) {

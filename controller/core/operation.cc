@@ -135,7 +135,9 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
       step.deadline = deadlines.keep;
       // Good is what passed everything; in an emergency the probes that need time come afterwards.
       step.good = host.verdict == Verdict::kHealthy && !plan.spec.emergency;
-      step.replaced_is_bad = plan.spec.kind == OperationKind::kRollback && host.verdict == Verdict::kHealthy;
+      // A drill goes away from what was made bad for it, or from what is good.
+      step.replaced_is_bad =
+          plan.spec.kind == OperationKind::kRollback && host.verdict == Verdict::kHealthy && plan.spec.drill_id.empty();
       break;
   }
   return step;
@@ -307,6 +309,34 @@ class Machine {
     Abort("it waited too long");
   }
 
+  void operator()(const Reported& reported) {
+    if (!op().id.empty()) return;
+    op().id = reported.id;
+    op().plan.spec = reported.spec;
+    op().plan.hosts = {reported.host};
+    op().requested_by = reported.requested_by;
+    op().idempotency_key = reported.idempotency_key;
+    op().accepted_at = reported.began_at;
+    op().ended_at = reported.ended_at;
+    HostProgress host;
+    host.plan = reported.host;
+    host.state = reported.state;
+    host.verdict = reported.verdict;
+    host.times = reported.times;
+    host.to_release = reported.to_release;
+    host.replaced_release = reported.replaced_release;
+    host.replaced_commit = reported.left_commit;
+    host.replaced_version = reported.left_commit.empty() ? "" : reported.host.from_version;
+    op().hosts.push_back(std::move(host));
+    op().summary = Truncate(reported.summary, 2000);
+    // It was never one of ours, so that it takes none of the ways through the drawing.
+    op().state = reported.succeeded                        ? OperationState::kSucceeded
+                 : reported.state == HostState::kReverted  ? OperationState::kReverted
+                 : reported.state == HostState::kUntouched ? OperationState::kAborted
+                                                           : OperationState::kNeedsAttention;
+    Note(reported.host.host, absl::StrCat("done without the controller, and reported by the host: ", op().summary));
+  }
+
   Decision Take() { return std::move(decision_); }
 
  private:
@@ -393,6 +423,8 @@ class Machine {
     host->times.prepare += result.times.prepare;
     if (ok) {
       host->replaced_release = result.release.name;
+      host->replaced_commit = result.release.commit;
+      host->replaced_version = result.release.version;
       if (!result.from_release.empty()) host->plan.from_release = result.from_release;
       host->plan.delta = result.delta;
       Note(host->plan.host,
@@ -439,6 +471,7 @@ class Machine {
     host->probes = result.probes;
     host->verdict = result.verdict;
     if (!ok || result.verdict != Verdict::kHealthy) {
+      host->found_unhealthy = host->found_unhealthy || result.verdict == Verdict::kUnhealthy;
       Fail(host, absl::StrCat("not healthy: ", WhatIsSaid(result)));
       return;
     }
@@ -479,6 +512,8 @@ class Machine {
   // nothing that was kept or reverted since.
   void DoneAlone(HostProgress* host, const StepResult& result) {
     if (IsFinal(op().state) || host->state == HostState::kKept || host->state == HostState::kReverted) return;
+    host->found_unhealthy =
+        host->found_unhealthy || (!absl::EndsWith(result.step_id, "/revert") && result.verdict == Verdict::kUnhealthy);
     Note(host->plan.host, absl::StrCat("acted alone while the controller was away: ", WhatIsSaid(result)));
     if (absl::EndsWith(result.step_id, "/revert")) {
       if (result.code == StatusCode::kOk) {

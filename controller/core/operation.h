@@ -105,12 +105,16 @@ struct HostProgress {
   Verdict verdict = Verdict::kUnknown;
   std::vector<ProbeResult> probes;
   std::string error;
-  // Holds what was replaced.
+  // Holds what was replaced; and its commit, empty when what was replaced is no commit's.
   std::string replaced_release;
+  std::string replaced_commit;
+  std::string replaced_version;
   std::string to_release;
   // The step under way ended in failure, or no answer came in time: what the host holds may be unknown.
   bool failed = false;
   bool state_unknown = false;
+  // The new state ran here, and probes did not pass. Stays true when the host has gone back.
+  bool found_unhealthy = false;
   // Event::elapsed when the commit step's result came in: the service had just been started.
   absl::Duration committed_at;
 
@@ -194,6 +198,28 @@ struct WaitEnded {
   uint32_t number = 0;
 };
 
+// The first one, and the only one: something was done on a host without the controller, and is put into the history.
+// Creates an operation that has ended.
+struct Reported {
+  std::string id;
+  std::string requested_by;
+  std::string idempotency_key;
+  // kind is kLocal or kExternal; service, environment, hosts and reason.
+  OperationSpec spec;
+  HostPlan host;
+  HostState state = HostState::kKept;
+  Verdict verdict = Verdict::kUnknown;
+  HostTimes times;
+  std::string to_release;
+  std::string replaced_release;
+  // What it went away from for good (a rollback); empty otherwise.
+  std::string left_commit;
+  bool succeeded = false;
+  std::string summary;
+  absl::Time began_at;
+  absl::Time ended_at;
+};
+
 struct Event {
   // From 1 in each operation, without gaps.
   uint64_t sequence = 0;
@@ -203,7 +229,7 @@ struct Event {
   // it).
   absl::Duration elapsed;
   std::variant<Accepted, LockTaken, StepEnded, StepTimedOut, AbortRequested, PauseRequested, ResumeRequested, Approved,
-               WaitEnded>
+               WaitEnded, Reported>
       body;
 };
 

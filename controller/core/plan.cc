@@ -64,6 +64,7 @@ class Planner {
              "rbctl history");
     }
     if (!refused()) ChooseSources();
+    if (!refused()) CheckQuarantine();
     if (!refused() && spec().kind != OperationKind::kVerification) CheckProblems();
     if (!refused() && ChangesHosts(spec().kind)) CheckGates();
     if (!refused()) FillIn(service);
@@ -281,6 +282,41 @@ class Planner {
     return "a backup is there, though not proved, and the git mirror does not have it";
   }
 
+  // A commit that was rolled back from, or reverted, anywhere. A rollback and a deploy go there with --force alone; an
+  // undo and a repair mean that very commit, and say so.
+  void CheckQuarantine() {
+    std::set<std::string> said;
+    for (const HostPlan& host : plan_.hosts) {
+      const auto found = history_.quarantined.find(host.commit);
+      if (host.commit.empty() || found == history_.quarantined.end() || !said.insert(host.commit).second) continue;
+      const QuarantinedCommit& why = found->second;
+      const std::string what = absl::StrCat(Short(host.commit), " is quarantined since ", FormatUtc(why.since), " (",
+                                            why.operation_id, ": ", why.reason, ")");
+      if (spec().kind == OperationKind::kUndo) {
+        const bool ends = why.operation_id == spec().undo_operation_id;
+        plan_.notes.push_back(
+            absl::StrCat(what, "; an undo goes back to it all the same, and it ",
+                         ends ? "is released from quarantine when the undo has succeeded" : "stays quarantined"));
+      } else if (spec().kind == OperationKind::kRepair) {
+        plan_.notes.push_back(absl::StrCat(what, "; it is what the others run"));
+      } else if (spec().force || spec().target.force) {
+        plan_.notes.push_back(absl::StrCat(what, "; --force goes past that, and it stays quarantined"));
+      } else {
+        RefuseQuarantined(host.commit, why);
+        return;
+      }
+    }
+  }
+
+  void RefuseQuarantined(const std::string& commit, const QuarantinedCommit& why) {
+    Refuse(Refusal::Code::kQuarantined,
+           absl::StrCat(Short(commit), " is bad, and quarantined since ", FormatUtc(why.since), " (", why.operation_id,
+                        ": ", why.reason, ")"),
+           absl::StrCat("rbctl quarantine release ", Short(commit),
+                        " --reason \"...\", or the same command with --force --reason \"...\""));
+    GiveCandidates();
+  }
+
   void GiveCandidates() {
     // Of the first hosts, as much as fits in a refusal.
     size_t given = 0;
@@ -296,6 +332,17 @@ class Planner {
 
   void NoCandidate(const std::string& host) {
     const Inspection& inspection = InspectionOf(host);
+    // What was asked for by name is there, and not to be used: that is the reason, and not that nothing is there.
+    for (const Candidate& candidate : inspection.candidates) {
+      const auto found = history_.quarantined.find(candidate.commit);
+      const bool meant = spec().target.kind == TargetReference::Kind::kNamed &&
+                         !absl::StartsWith(candidate.refused_because, "is not ") &&
+                         (spec().kind == OperationKind::kRollback || spec().kind == OperationKind::kDeploy);
+      if (candidate.commit.empty() || found == history_.quarantined.end() || !meant) continue;
+      RefuseQuarantined(candidate.commit, found->second);
+      plan_.refusal.hosts.push_back(host);
+      return;
+    }
     std::string why;
     for (const Candidate& candidate : inspection.candidates) {
       if (candidate.refused_because.empty() || absl::StartsWith(candidate.refused_because, "is not ")) continue;

@@ -17,7 +17,8 @@
 
 namespace rb::controller {
 
-enum class OperationKind { kRollback, kDeploy, kBackup, kUndo, kVerification, kRepair };
+// The last two are never asked for: agents report them, see operation.h.
+enum class OperationKind { kRollback, kDeploy, kBackup, kUndo, kVerification, kRepair, kLocal, kExternal };
 enum class Method { kAuto, kBackup, kGit };
 enum class Component { kCode, kConfig, kData };
 enum class Cause { kBackup, kDeploy, kReplaced, kExternal };
@@ -61,7 +62,7 @@ struct OperationSpec {
 
 // The environments that an operation changes, in order; each has a lock of its own.
 std::vector<std::string> EnvironmentsOf(const OperationSpec& spec);
-// Changes hosts: everything but a backup and a verification.
+// We change hosts: not with a backup or a verification, nor was it we where a host reports what was done there.
 bool ChangesHosts(OperationKind kind);
 
 struct Release {
@@ -210,6 +211,13 @@ struct Plan {
   Reasons reasons;
 };
 
+// See quarantine.h.
+struct QuarantinedCommit {
+  std::string reason;
+  std::string operation_id;
+  absl::Time since;
+};
+
 // What planning has to know of the past.
 struct PlanningHistory {
   // UTC. Windows are judged by it.
@@ -223,7 +231,11 @@ struct PlanningHistory {
     absl::Time at;
   };
   std::map<std::string, std::vector<Passed>> passed;
-  // For undo: host → release that the operation replaced; absent when the operation is not known. And its components.
+  // Of the service, by commit.
+  std::map<std::string, QuarantinedCommit> quarantined;
+  // For undo: its whole id, and host → release that the operation replaced; absent when the operation is not known. And
+  // its components.
+  std::string undo_operation_id;
   std::optional<std::map<std::string, std::string>> undo_releases;
   std::vector<Component> undo_components;
   // What recoveries of this service took, newest first: (environment, method) → samples.

@@ -82,11 +82,18 @@ std::vector<std::string> EnvironmentsOf(const OperationSpec& spec) {
   return spec.through.empty() ? std::vector<std::string>{spec.environment} : spec.through;
 }
 
-bool ChangesHosts(OperationKind kind) { return kind != OperationKind::kBackup && kind != OperationKind::kVerification; }
+bool ChangesHosts(OperationKind kind) {
+  return kind != OperationKind::kBackup && kind != OperationKind::kVerification && kind != OperationKind::kLocal &&
+         kind != OperationKind::kExternal;
+}
 
 Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
   Scope scope;
   scope.spec = spec;
+  if (spec.kind == OperationKind::kLocal || spec.kind == OperationKind::kExternal) {
+    scope.refusal = Refuse(Refusal::Code::kBadRequest, "what is done on a host by other means cannot be asked for");
+    return scope;
+  }
   scope.refusal = CheckEnvironments(spec, fleet);
   if (!scope.refusal.refused()) scope.refusal = CheckOverrides(spec);
   if (scope.refusal.refused()) return scope;
@@ -180,6 +187,7 @@ Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
 void NarrowToUndone(const PlanningHistory& history, Scope* scope) {
   if (scope->spec.kind != OperationKind::kUndo || !history.undo_releases.has_value()) return;
   scope->spec.components = history.undo_components;
+  if (!history.undo_operation_id.empty()) scope->spec.undo_operation_id = history.undo_operation_id;
   if (!scope->spec.hosts.empty() || history.undo_releases->empty()) return;
   std::vector<std::string> hosts;
   for (const std::string& host : scope->hosts) {

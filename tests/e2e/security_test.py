@@ -121,16 +121,27 @@ class Security(unittest.TestCase):
                 run = fleet.program("rb-controller", "audit", "verify", "--dir", fleet.path("controller"), code=code)
                 self.assertIn(says, run.out + run.err)
             check(0, "intact")
-            for statement in ("UPDATE audit SET who = 'nobody' WHERE number = 2", "DELETE FROM audit WHERE number = 2"):
+            nowhere = fleet.path("nowhere")
+            os.mkdir(nowhere)
+            run = fleet.program("rb-controller", "audit", "verify", "--dir", nowhere, code=1)
+            self.assertIn("no controller's store", run.err)
+            self.assertEqual(os.listdir(nowhere), [])
+            replace = ("INSERT OR REPLACE INTO audit SELECT {}, at_us, 'nobody', role, source, request, subject, reason, "
+                       "allowed, refusal, hash FROM audit WHERE number = 2")
+            for statement in ("UPDATE audit SET who = 'nobody' WHERE number = 2", "DELETE FROM audit WHERE number = 2",
+                              replace.format(2), replace.format(-3)):
                 with self.assertRaisesRegex(sqlite3.IntegrityError, "only appended to"):
                     change(statement)
-            change("DROP TRIGGER audit_is_not_changed", "DROP TRIGGER audit_is_not_removed")
+            change("DROP TRIGGER audit_is_not_changed", "DROP TRIGGER audit_is_not_removed",
+                   "DROP TRIGGER audit_goes_on_at_its_end")
             check(0, "intact")
             with open(path, "rb") as f:
                 whole = f.read()
             for statements, says in [
                     (["UPDATE audit SET who = 'nobody' WHERE number = 2"], "record 2 is not what was written"),
                     (["DELETE FROM audit WHERE number = 2"], "record 2 is missing"),
+                    ([replace.format(2)], "record 2 is not what was written"),
+                    ([replace.format(-3)], "the number -3, which was never given"),
                     (["DELETE FROM audit WHERE number = 2", "UPDATE audit SET number = number - 1 WHERE number > 2"],
                      "record 2 is not what was written"),
                     (["UPDATE audit SET number = -number WHERE number IN (2, 3)",

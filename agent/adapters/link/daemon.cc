@@ -11,9 +11,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "agent/adapters/link/agent_link.h"
+#include "agent/adapters/link/external.h"
 #include "agent/adapters/link/journal.h"
 #include "agent/adapters/link/wire.h"
 #include "agent/adapters/metrics/agent_metrics.h"
+#include "agent/adapters/records/host_records.h"
 #include "agent/core/task/agent_state.h"
 #include "common/adapters/proto_time.h"
 #include "common/durable_file.h"
@@ -30,6 +32,8 @@ namespace {
 constexpr size_t kLoopCapacity = 1000;
 constexpr absl::Duration kReportInterval = absl::Seconds(30);
 constexpr size_t kReleasesReported = 200;
+// How long a tree that was changed by other means has to stay as it is.
+constexpr absl::Duration kExternalSettle = absl::Seconds(20);
 
 absl::string_view KindOf(const Task& task) {
   static constexpr absl::string_view kNames[] = {"inspect", "backup", "prepare", "commit", "verify", "revert", "keep"};
@@ -73,6 +77,8 @@ class Daemon {
       if (!service.ok()) return Annotate(service.status(), absl::StrCat("service ", name));
       if (!recovered.empty()) LogWarning("agent", name, ": after a crash: ", recovered);
       worker.service = *std::move(service);
+      worker.external = std::make_unique<ExternalDeploys>(name, config_.services().at(name).tree(),
+                                                          options_.state_folder, kExternalSettle, clock_);
     }
     RB_ASSIGN_OR_RETURN(journal_, AgentJournal::Open(options_.state_folder, names_, &state_));
 
@@ -126,6 +132,8 @@ class Daemon {
     // Null when it could not be recovered: `not_recovered` says why.
     std::unique_ptr<Service> service;
     absl::Status not_recovered;
+    // Touched on the loop below alone.
+    std::unique_ptr<ExternalDeploys> external;
     std::unique_ptr<EventLoop> loop;
     bool report_waits = false;
     bool proof_waits = false;
@@ -249,6 +257,7 @@ class Daemon {
       }
       Report(name);
     }
+    SendRecords();
     Take(LinkOpened{});
   }
 
@@ -269,9 +278,53 @@ class Daemon {
       Take(ResultStored{message.result_stored().step_id()});
     } else if (message.has_operation_over()) {
       Take(OperationIsOver{message.operation_over().operation_id()});
+    } else if (message.has_quarantine_list()) {
+      TakeQuarantine(message.quarantine_list());
+    } else if (message.has_host_record_stored()) {
+      const absl::Status forgotten = ForgetRecord(options_.state_folder, message.host_record_stored().id());
+      if (!forgotten.ok()) LogWarning("agent", "a record is sent again: ", forgotten.message());
     } else if (message.has_cancel_task()) {
       Take(CancelArrived{message.cancel_task().step_id()});
     }
+  }
+
+  // What was done here without the controller; acknowledged one by one.
+  void SendRecords() {
+    if (!connected_) return;
+    for (v1::HostRecord& record : RecordsOwed(options_.state_folder)) {
+      v1::ConnectRequest message;
+      *message.mutable_host_record() = std::move(record);
+      if (!link_->Send(std::move(message))) return;
+    }
+  }
+
+  // Standings first: when this is cut short, the list is still the old one, and they are set again.
+  void TakeQuarantine(const v1::QuarantineList& list) {
+    background_.PostResult([this, list] {
+      const std::vector<StandingChange> changes =
+          StandingChanges(LoadQuarantine(options_.state_folder), FromWire(list));
+      if (changes.empty()) return;
+      for (const StandingChange& change : changes) {
+        const auto worker = workers_.find(change.service);
+        if (worker == workers_.end() || worker->second.service == nullptr) continue;
+        Engine& engine = worker->second.service->engine();
+        const absl::StatusOr<std::vector<Release>> releases = engine.Releases();
+        if (!releases.ok()) return;
+        for (const Release& release : *releases) {
+          const bool differs = change.standing == Standing::kBad ? release.standing != Standing::kBad
+                                                                 : release.standing == Standing::kBad;
+          if (release.commit != change.commit || !differs) continue;
+          const absl::Status set = engine.SetStanding(release.name, change.standing, change.reason);
+          if (!set.ok()) LogWarning("agent", release.name, ": ", set.message());
+        }
+      }
+      if (const absl::Status saved = SaveQuarantine(options_.state_folder, list); !saved.ok()) {
+        LogWarning("agent", "the quarantine could not be kept: ", saved.message());
+      }
+      loop_.PostResult([this] {
+        for (const std::string& name : names_) Report(name);
+      });
+    });
   }
 
   void ScheduleReports() {
@@ -296,63 +349,71 @@ class Daemon {
                  ? found->second.unattended->operation_id
                  : std::string();
     }();
-    worker.loop->PostResult([this, name, service = worker.service.get(), open_operation] {
-      auto message = std::make_shared<v1::ConnectRequest>();
-      v1::ServiceReport* report = message->mutable_service_report();
-      report->set_service(name);
-      report->set_tree(config_.services().at(name).tree());
-      report->set_open_operation_id(open_operation);
-      *report->mutable_reported_at() = ToProto(clock_.Now());
-      std::string unproved;
-      std::map<Standing, uint64_t> standings = {{Standing::kUnknown, 0}, {Standing::kGood, 0}, {Standing::kBad, 0}};
-      absl::Time last_proved = absl::InfinitePast();
-      if (const absl::StatusOr<std::vector<Release>> releases = service->engine().Releases(); releases.ok()) {
-        for (const Release& release : *releases) {
-          ++standings[release.standing];
-          last_proved = std::max(last_proved, release.last_proved_at);
-          if (static_cast<size_t>(report->releases_size()) < kReleasesReported) {
-            *report->add_releases() = ToWire(release);
+    worker.loop->PostResult(
+        [this, name, service = worker.service.get(), external = worker.external.get(), open_operation] {
+          auto message = std::make_shared<v1::ConnectRequest>();
+          v1::ServiceReport* report = message->mutable_service_report();
+          report->set_service(name);
+          report->set_tree(config_.services().at(name).tree());
+          report->set_open_operation_id(open_operation);
+          *report->mutable_reported_at() = ToProto(clock_.Now());
+          std::string unproved;
+          std::map<Standing, uint64_t> standings = {{Standing::kUnknown, 0}, {Standing::kGood, 0}, {Standing::kBad, 0}};
+          absl::Time last_proved = absl::InfinitePast();
+          if (const absl::StatusOr<std::vector<Release>> releases = service->engine().Releases(); releases.ok()) {
+            for (const Release& release : *releases) {
+              ++standings[release.standing];
+              last_proved = std::max(last_proved, release.last_proved_at);
+              if (static_cast<size_t>(report->releases_size()) < kReleasesReported) {
+                *report->add_releases() = ToWire(release);
+              }
+              // The newest good one first; then, when all good ones are proved, nothing.
+              if (unproved.empty() && release.standing == Standing::kGood &&
+                  release.durability != Durability::kProved && release.durability != Durability::kCaptured) {
+                unproved = release.name;
+              }
+            }
           }
-          // The newest good one first; then, when all good ones are proved, nothing.
-          if (unproved.empty() && release.standing == Standing::kGood && release.durability != Durability::kProved &&
-              release.durability != Durability::kCaptured) {
-            unproved = release.name;
+          absl::StatusOr<Current> current = service->engine().CheckDrift();
+          if (!current.ok()) current = service->engine().GetCurrent();
+          bool look_again = false;
+          if (current.ok()) {
+            look_again = external->Look(*service, !open_operation.empty(), &*current);
+            report->set_current_release(current->release_name);
+            report->set_current_commit(current->commit);
+            report->set_current_version(current->version);
+            report->set_drifted(current->drifted);
           }
-        }
-      }
-      absl::StatusOr<Current> current = service->engine().CheckDrift();
-      if (!current.ok()) current = service->engine().GetCurrent();
-      if (current.ok()) {
-        report->set_current_release(current->release_name);
-        report->set_current_commit(current->commit);
-        report->set_current_version(current->version);
-        report->set_drifted(current->drifted);
-      }
-      bool healthy = true;
-      std::map<std::string, bool> by_kind;
-      const std::vector<ProbeResult> probes = service->runner().ProbeOnce(&service->step_waits());
-      if (service->step_waits()) {
-        // What follows the step is reported after it.
-        loop_.PostResult([this, name] { workers_.at(name).report_waits = false; });
-        return;
-      }
-      for (const ProbeResult& probe : probes) {
-        healthy = healthy && probe.passed;
-        by_kind.try_emplace(probe.kind, true).first->second &= probe.passed;
-        *report->add_probes() = ToWire(probe);
-      }
-      report->set_verdict(healthy ? v1::VERDICT_HEALTHY : v1::VERDICT_UNHEALTHY);
-      for (const auto& [kind, passed] : by_kind) metrics_->SetProbe(name, kind, passed);
-      for (const auto& [standing, count] : standings) metrics_->SetReleases(name, standing, count);
-      if (last_proved != absl::InfinitePast()) metrics_->OnReleaseProved(name, last_proved);
-      loop_.PostResult([this, name, message, unproved] {
-        Worker& reported = workers_.at(name);
-        reported.report_waits = false;
-        reported.last_report = message->SerializeAsString();
-        if (link_ != nullptr) link_->Send(*message);
-        if (!unproved.empty()) ProveInBackground(name, unproved);
-      });
-    });
+          bool healthy = true;
+          std::map<std::string, bool> by_kind;
+          const std::vector<ProbeResult> probes = service->runner().ProbeOnce(&service->step_waits());
+          if (service->step_waits()) {
+            // What follows the step is reported after it.
+            loop_.PostResult([this, name] { workers_.at(name).report_waits = false; });
+            return;
+          }
+          for (const ProbeResult& probe : probes) {
+            healthy = healthy && probe.passed;
+            by_kind.try_emplace(probe.kind, true).first->second &= probe.passed;
+            *report->add_probes() = ToWire(probe);
+          }
+          if (current.ok()) ExternalDeploys::Judge(*service, *current, healthy);
+          report->set_verdict(healthy ? v1::VERDICT_HEALTHY : v1::VERDICT_UNHEALTHY);
+          for (const auto& [kind, passed] : by_kind) metrics_->SetProbe(name, kind, passed);
+          for (const auto& [standing, count] : standings) metrics_->SetReleases(name, standing, count);
+          if (last_proved != absl::InfinitePast()) metrics_->OnReleaseProved(name, last_proved);
+          loop_.PostResult([this, name, message, unproved, look_again, settle = external->settle()] {
+            Worker& reported = workers_.at(name);
+            if (look_again && settle < kReportInterval) {
+              loop_.PostAt(clock_.Monotonic() + settle, [this, name] { Report(name); });
+            }
+            SendRecords();
+            reported.report_waits = false;
+            reported.last_report = message->SerializeAsString();
+            if (link_ != nullptr) link_->Send(*message);
+            if (!unproved.empty()) ProveInBackground(name, unproved);
+          });
+        });
   }
 
   void ReportNotRecovered(const std::string& name, Worker* worker) {

@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "agent/adapters/link/daemon.h"
+#include "agent/adapters/records/host_records.h"
+#include "common/adapters/proto_time.h"
 #include "common/ids.h"
 #include "common/text.h"
 #include "rb/v1/agent_config.pb.h"
@@ -81,6 +83,54 @@ class LocalOperation {
   std::atomic<bool> cancelled_{false};
 };
 
+// For the controller's history, once it is back. That it could not be written is no reason to say that what was done
+// was not done.
+class Record {
+ public:
+  Record(std::string state_folder, const std::string& service, const LocalRequest& request, Clock& clock)
+      : state_folder_(std::move(state_folder)), clock_(clock) {
+    record_.set_service(service);
+    record_.set_kind(v1::HOST_RECORD_KIND_LOCAL);
+    record_.set_verb(request.verb);
+    record_.set_user(UserOfHost());
+    record_.set_reason(request.reason);
+    *record_.mutable_began_at() = ToProto(clock.Now());
+  }
+
+  void From(const TaskResult& result) {
+    record_.set_from_release(result.from_release);
+    record_.set_from_commit(result.from_commit);
+    record_.set_from_version(result.from_version);
+  }
+  void To(const std::string& release, const std::string& commit, const std::string& version, Method method) {
+    record_.set_to_release(release);
+    record_.set_to_commit(commit);
+    record_.set_to_version(version);
+    record_.set_method(method == Method::kGit ? v1::METHOD_GIT : v1::METHOD_BACKUP);
+  }
+  void Replaced(const std::string& release) { record_.set_replaced_release(release); }
+  void Took(const HostTimes& times) {
+    if (times.prepare > absl::ZeroDuration()) *record_.mutable_times()->mutable_prepare() = ToProto(times.prepare);
+    if (times.downtime > absl::ZeroDuration()) *record_.mutable_times()->mutable_downtime() = ToProto(times.downtime);
+  }
+  void End(v1::HostState state, v1::Verdict verdict, bool succeeded, const std::string& summary) {
+    record_.set_state(state);
+    record_.set_verdict(verdict);
+    record_.set_succeeded(succeeded);
+    record_.set_summary(absl::StrCat("rb-agent local ", record_.verb(), ": ", Printable(summary)));
+    *record_.mutable_ended_at() = ToProto(clock_.Now());
+    const absl::Status owed = OweRecord(state_folder_, record_);
+    if (!owed.ok()) {
+      Complain(kFailed, absl::StrCat("no record of this for the controller's history: ", owed.message()));
+    }
+  }
+
+ private:
+  const std::string state_folder_;
+  Clock& clock_;
+  v1::HostRecord record_;
+};
+
 InspectStep InspectFor(const LocalRequest& request) {
   InspectStep step;
   if (request.to.empty() || request.to == "last-good") {
@@ -96,7 +146,8 @@ InspectStep InspectFor(const LocalRequest& request) {
   return step;
 }
 
-int Rollback(LocalOperation* operation, const LocalRequest& request) {
+int Rollback(LocalOperation* operation, const std::string& service, const std::string& state_folder,
+             const LocalRequest& request, Record* record) {
   const TaskResult inspected = operation->Run(InspectFor(request));
   if (!inspected.problems.empty()) {
     return Complain(kRefused, absl::StrCat("nothing was changed: ", absl::StrJoin(inspected.problems, "; ")));
@@ -132,6 +183,13 @@ int Rollback(LocalOperation* operation, const LocalRequest& request) {
                 absl::StrJoin(chosen->delta.databases, ", ").c_str());
   }
   if (!chosen->delta.config_diff.empty()) std::printf("%s", chosen->delta.config_diff.c_str());
+  const std::string quarantined = WhyQuarantined(LoadQuarantine(state_folder), service, chosen->commit);
+  if (!quarantined.empty() && !request.force) {
+    return Complain(kRefused, absl::StrCat(quarantined,
+                                           ". Nothing was changed. Choose another target, or the same "
+                                           "command with --force --reason \"...\""));
+  }
+  if (!quarantined.empty()) std::printf("%s; --force goes past that\n", Printable(quarantined).c_str());
   if (request.verb == "plan") return kDone;
   if (chosen->already_there && inspected.verdict == Verdict::kHealthy) {
     std::printf("already there, and healthy\n");
@@ -145,11 +203,20 @@ int Rollback(LocalOperation* operation, const LocalRequest& request) {
   prepare.reason = request.reason;
   prepare.check_config = !request.force;
   TaskResult result = operation->Run(prepare);
-  if (!result.status.ok()) return Complain(kFailed, std::string(result.status.message()));
+  record->From(result);
+  record->To(chosen->release.name, chosen->commit, chosen->version, chosen->method);
+  if (!result.status.ok()) {
+    record->End(v1::HOST_STATE_UNTOUCHED, v1::VERDICT_UNKNOWN, false, std::string(result.status.message()));
+    return Complain(kFailed, std::string(result.status.message()));
+  }
+  record->Replaced(result.release.name);
+  record->Took(result.times);
   const absl::Duration prepared = result.times.prepare;
   result = operation->Run(CommitStep());
   if (!result.status.ok()) {
     const TaskResult reverted = operation->Run(RevertStep{"the commit failed", VerifyPolicy()});
+    record->End(reverted.status.ok() ? v1::HOST_STATE_REVERTED : v1::HOST_STATE_UNSPECIFIED, v1::VERDICT_UNKNOWN, false,
+                std::string(result.status.message()));
     return Complain(reverted.status.ok() ? kReverted : kNeedsAttention, std::string(result.status.message()));
   }
   result = operation->Run(VerifyStep());
@@ -161,12 +228,20 @@ int Rollback(LocalOperation* operation, const LocalRequest& request) {
       }
     }
     const TaskResult reverted = operation->Run(RevertStep{"not healthy", VerifyPolicy()});
+    record->End(reverted.status.ok() ? v1::HOST_STATE_REVERTED : v1::HOST_STATE_UNSPECIFIED, v1::VERDICT_UNHEALTHY,
+                false, "not healthy on the new state; back on what was there before");
     return reverted.status.ok() ? Complain(kReverted, "back on what was there before")
                                 : Complain(kNeedsAttention, std::string(reverted.status.message()));
   }
   const absl::Duration downtime = result.times.downtime;
+  record->Took(result.times);
   result = operation->Run(KeepStep{true, true, request.reason});
-  if (!result.status.ok()) return Complain(kNeedsAttention, std::string(result.status.message()));
+  if (!result.status.ok()) {
+    record->End(v1::HOST_STATE_COMMITTED, v1::VERDICT_HEALTHY, false, std::string(result.status.message()));
+    return Complain(kNeedsAttention, std::string(result.status.message()));
+  }
+  record->To(result.release.name, chosen->commit, chosen->version, chosen->method);
+  record->End(v1::HOST_STATE_KEPT, v1::VERDICT_HEALTHY, true, absl::StrCat("healthy on ", result.release.name));
   std::printf("healthy on %s; prepared in %s, downtime %s\n", result.release.name.c_str(),
               FormatSeconds(prepared).c_str(), FormatSeconds(downtime).c_str());
   return kDone;
@@ -201,10 +276,16 @@ int RunLocal(const v1::AgentConfig& config, const std::string& state_folder, con
     if (recovered.empty()) std::printf("%s: nothing to recover, the tree is whole\n", name.c_str());
     return kDone;
   }
-  if (request.verb == "plan" || request.verb == "rollback") return Rollback(&operation, request);
+  Record record(state_folder, name, request, clock);
+  if (request.verb == "plan" || request.verb == "rollback") {
+    return Rollback(&operation, name, state_folder, request, &record);
+  }
   if (request.verb == "backup") {
     const TaskResult result = operation.Run(BackupStep{request.reason, false, false});
     if (!result.status.ok()) return Complain(kFailed, std::string(result.status.message()));
+    record.From(result);
+    record.To(result.release.name, result.release.commit, result.release.version, Method::kBackup);
+    record.End(v1::HOST_STATE_UNTOUCHED, v1::VERDICT_UNKNOWN, true, absl::StrCat("took ", result.release.name));
     PrintRelease(result.release);
     return kDone;
   }

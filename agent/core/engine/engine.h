@@ -41,6 +41,14 @@ struct CaptureRequest {
   std::string operation_id;
   std::string reason;
   bool pinned = false;
+  // Somebody else has changed the tree: this is what it is from now on, the current release.
+  bool make_current = false;
+};
+
+// What a release has, the live tree lacks, and is wanted back; see bring_back.h.
+struct BringBack {
+  std::string release_name;
+  std::function<bool(const std::string& path)> wanted;
 };
 
 // What to bring the tree to. Exactly one is set.
@@ -49,6 +57,9 @@ struct EngineTarget {
   std::string release_name;
   // A commit: not owned, used only during the call.
   SnapshotSource* snapshot = nullptr;
+  // What is live, and what was removed from it: not owned. Only for Prepare, with all components; `commit` and `version`
+  // say what the tree is then.
+  const BringBack* bring_back = nullptr;
   // With `snapshot`: its commit and version, and the commit whose files may be removed when the snapshot lacks them
   // (what is live now; not owned; null: nothing is removed, since nothing is known to come from git).
   std::string commit;
@@ -132,6 +143,9 @@ struct Current {
   std::string version;
   // The tree no longer equals that release in code and config.
   bool drifted = false;
+  // From CheckDrift, when it drifted: tells whether the tree has changed since it was last
+  // looked at. Not kept.
+  std::string live_digest;
 };
 
 struct ProofReport {

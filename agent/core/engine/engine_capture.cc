@@ -45,7 +45,26 @@ absl::StatusOr<Release> EngineImpl::Capture(const CaptureRequest& request) {
   RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
   RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, false, false));
   RB_RETURN_IF_ERROR(DumpDatabases(&live));
-  return RecordRelease(&live, request, true);
+  RB_ASSIGN_OR_RETURN(Release release, RecordRelease(&live, request, true));
+  if (!request.make_current) return release;
+  Current current;
+  current.release_name = release.name;
+  current.commit = release.commit;
+  current.version = release.version;
+  RB_RETURN_IF_ERROR(files_.SaveCurrent(current));
+  return release;
+}
+
+std::string EngineImpl::LiveDigest(const LiveTree& live) const {
+  std::string all;
+  for (const LiveEntry& each : live.entries) {
+    if (ComponentOf(tree_, each.entry.path) == Component::kData) continue;
+    // A folder's time changes with caches that are ignored.
+    const bool is_folder = each.entry.type == EntryType::kFolder;
+    absl::StrAppend(&all, each.entry.path, "\n", each.inode, " ", is_folder ? 0 : each.ctime_ns, " ", each.entry.size,
+                    "\n");
+  }
+  return Sha256Of(all).ToHex();
 }
 
 absl::StatusOr<Current> EngineImpl::CheckDrift() {
@@ -66,6 +85,7 @@ absl::StatusOr<Current> EngineImpl::CheckDrift() {
     current.drifted = drifted;
     RB_RETURN_IF_ERROR(files_.SaveCurrent(current));
   }
+  if (drifted) current.live_digest = LiveDigest(live.live);
   return current;
 }
 

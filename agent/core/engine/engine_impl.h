@@ -183,6 +183,7 @@ class EngineImpl final : public Engine {
   absl::StatusOr<std::optional<std::vector<std::string>>> BaselinePaths(const EngineTarget& target) const;
   // Code and config of the live tree are those of the release. False also when that cannot be said.
   bool Equals(const LiveTree& live, const std::string& release_name) const;
+  std::string LiveDigest(const LiveTree& live) const;
   absl::StatusOr<Manifest> LoadTargetManifest(const EngineTarget& target, const Snapshot& live);
   absl::StatusOr<Manifest> ImportSnapshot(const EngineTarget& target, const Snapshot& live);
   absl::Status ImportContent(SnapshotSource* snapshot, const SnapshotSource::Entry& source, ObjectStore::Writer* writer,

@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "agent/core/engine/bring_back.h"
 #include "agent/core/engine/changes.h"
 #include "agent/core/engine/database_dumps.h"
 #include "agent/core/engine/engine_impl.h"
@@ -61,7 +62,9 @@ absl::StatusOr<PreparedTransaction> EngineImpl::Prepare(const std::string& opera
   absl::StatusOr<Manifest> stored = absl::UnknownError("not loaded");
   const bool with_sidecars = components.data && !RB_PLANTED_BUG("sidecars-left");
   RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, with_sidecars, [&] {
-                        if (target.snapshot == nullptr) stored = LoadReleaseManifest(target.release_name);
+                        if (target.snapshot != nullptr) return;
+                        stored = LoadReleaseManifest(target.bring_back != nullptr ? target.bring_back->release_name
+                                                                                  : target.release_name);
                       }));
   PreparedTransaction prepared;
   CaptureRequest request;
@@ -69,10 +72,13 @@ absl::StatusOr<PreparedTransaction> EngineImpl::Prepare(const std::string& opera
   request.operation_id = operation_id;
   request.reason = live.damage.empty() ? reason : absl::StrCat(reason, " [captured as it was: ", live.damage, "]");
   if (target.snapshot != nullptr) stored = ImportSnapshot(target, live);
+  if (stored.ok() && target.bring_back != nullptr) {
+    stored = MergeMissing(live.live, *stored, tree_, target.bring_back->wanted);
+  }
   RB_ASSIGN_OR_RETURN(const Manifest manifest, std::move(stored));
   RB_ASSIGN_OR_RETURN(const std::optional<std::vector<std::string>> baseline, BaselinePaths(target));
   RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
-  RB_RETURN_IF_ERROR(AddDatabases(target, components, manifest, &changes.delta));
+  if (target.bring_back == nullptr) RB_RETURN_IF_ERROR(AddDatabases(target, components, manifest, &changes.delta));
   // The commit is that of the current release only while the tree still equals it.
   RB_ASSIGN_OR_RETURN(const Current current, files_.LoadCurrent());
   const bool target_is_current =

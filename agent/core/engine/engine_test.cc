@@ -311,6 +311,92 @@ TEST_F(EngineTest, ACommitRemovesOnlyWhatCameFromTheCommitBefore) {
   EXPECT_TRUE(drifted.drifted);
 }
 
+TEST_F(EngineTest, WhatADeployByOtherMeansRemovedComesBackAndNothingElseChanges) {
+  MakeFirst();
+  Put(At(".env"), "TOKEN=1", 0640);
+  Put(At("data/uploads/a.png"), std::string(3'000'000, 'x'), 0600);
+  RB_ASSERT_OK_AND_ASSIGN(const Release before, engine_->Capture({}));
+  const std::map<std::string, std::string> first = Describe(tree_.tree);
+  // rsync --delete: another code, and all else is gone; a journal file of the old database was left behind.
+  for (const auto& entry : std::filesystem::directory_iterator(tree_.tree)) std::filesystem::remove_all(entry.path());
+  Put(At("run.py"), "print('new')\n");
+  Put(At("data/bot.db-wal"), "of another database");
+  const std::map<std::string, std::string> deployed = Describe(tree_.tree);
+  BringBack back;
+  back.release_name = before.name;
+  back.wanted = [](const std::string& path) {
+    return path == ".env" || absl::StartsWith(path, "data") || absl::StartsWith(path, "config");
+  };
+  EngineTarget target;
+  target.bring_back = &back;
+  target.commit = std::string(40, 'c');
+  target.version = "v9";
+  Components all;
+  all.data = true;
+  RB_ASSERT_OK_AND_ASSIGN(const PreparedTransaction prepared, engine_->Prepare("guard-1", target, all, "job 7"));
+  EXPECT_EQ(prepared.delta.files_changed, 0u);
+  RB_ASSERT_OK(engine_->Commit("guard-1").status());
+  RB_ASSERT_OK_AND_ASSIGN(const Release after, engine_->Keep("guard-1", Cause::kExternal, false, false, "job 7"));
+  EXPECT_EQ(after.cause, Cause::kExternal);
+  EXPECT_EQ(after.commit, target.commit);
+  RB_ASSERT_OK_AND_ASSIGN(const Current current, engine_->GetCurrent());
+  EXPECT_EQ(current.release_name, after.name);
+  std::map<std::string, std::string> now = Describe(tree_.tree);
+  EXPECT_EQ(now["run.py"], deployed.at("run.py"));
+  for (const auto& [path, facts] : first) {
+    const bool wanted = path == ".env" || absl::StartsWith(path, "data/") || absl::StartsWith(path, "config");
+    if (wanted) {
+      EXPECT_EQ(now[path], facts) << path;
+    }
+    if (!wanted && !path.empty() && path != "run.py" && path != "data") {
+      EXPECT_EQ(now.count(path), 0u) << path;
+    }
+  }
+  EXPECT_EQ(now.count("data/bot.db-wal"), 0u) << "it is no part of the database that came back";
+  // Nothing is missing any more.
+  RB_ASSERT_OK_AND_ASSIGN(const PreparedTransaction again, engine_->Prepare("guard-2", target, all, "job 7"));
+  EXPECT_TRUE(again.delta.empty());
+  RB_ASSERT_OK(engine_->Undo("guard-2"));
+}
+
+TEST_F(EngineTest, WhatStandsInTheWayStays) {
+  MakeFirst();
+  Put(At("data/uploads/a.png"), "old");
+  RB_ASSERT_OK_AND_ASSIGN(const Release before, engine_->Capture({}));
+  std::filesystem::remove_all(At("data/uploads"));
+  Put(At("data/uploads"), "a file now");
+  BringBack back;
+  back.release_name = before.name;
+  back.wanted = [](const std::string&) { return true; };
+  EngineTarget target;
+  target.bring_back = &back;
+  Components all;
+  all.data = true;
+  RB_ASSERT_OK_AND_ASSIGN(const PreparedTransaction prepared, engine_->Prepare("guard-1", target, all, ""));
+  EXPECT_TRUE(prepared.delta.empty()) << absl::StrJoin(prepared.delta.sample_paths, ",");
+}
+
+TEST_F(EngineTest, ATreeThatOthersChangedBecomesCurrentWhenItIsCaptured) {
+  MakeFirst();
+  CaptureRequest request;
+  request.cause = Cause::kExternal;
+  request.commit = std::string(40, 'd');
+  request.make_current = true;
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture(request));
+  RB_ASSERT_OK_AND_ASSIGN(const Current known, engine_->CheckDrift());
+  EXPECT_EQ(known.release_name, release.name);
+  EXPECT_EQ(known.commit, request.commit);
+  EXPECT_TRUE(known.live_digest.empty());
+  Put(At("lib/bot.py"), "by hand");
+  RB_ASSERT_OK_AND_ASSIGN(const Current one, engine_->CheckDrift());
+  RB_ASSERT_OK_AND_ASSIGN(const Current same, engine_->CheckDrift());
+  EXPECT_TRUE(one.drifted);
+  EXPECT_EQ(one.live_digest, same.live_digest);
+  Put(At("lib/bot.py"), "by han!");
+  RB_ASSERT_OK_AND_ASSIGN(const Current other, engine_->CheckDrift());
+  EXPECT_NE(one.live_digest, other.live_digest);
+}
+
 TEST_F(EngineTest, ABrokenDatabaseStopsABackupButNotARollback) {
   MakeFirst();
   RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
