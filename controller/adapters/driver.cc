@@ -21,6 +21,9 @@ constexpr size_t kMostRunning = 200;
 constexpr size_t kHistoryForIntents = 500;
 constexpr size_t kMostListed = 10000;
 constexpr size_t kMostInOneCommit = 500;
+constexpr absl::Duration kAcknowledgeAfter = absl::Milliseconds(200);
+constexpr absl::Duration kAcknowledgePause = absl::Milliseconds(20);
+constexpr size_t kAcknowledgedAtOnce = 50;
 constexpr size_t kLongestKey = 64;
 
 }  // namespace
@@ -693,9 +696,22 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
 
 void Driver::Acknowledge(const std::string& agent, const std::string& step_id) {
   RB_FAILPOINT("controller.driver.before-acknowledge");
-  v1::ConnectResponse stored;
-  stored.mutable_result_stored()->set_step_id(step_id);
-  sender_.Send(agent, std::move(stored));
+  acknowledgements_.emplace_back(agent, step_id);
+  if (acknowledgements_.size() == 1) {
+    loop_.PostAt(clock_.Monotonic() + kAcknowledgeAfter, [this] { SendAcknowledgements(); });
+  }
+}
+
+void Driver::SendAcknowledgements() {
+  for (size_t i = 0; i < kAcknowledgedAtOnce && !acknowledgements_.empty(); ++i) {
+    v1::ConnectResponse stored;
+    stored.mutable_result_stored()->set_step_id(acknowledgements_.front().second);
+    sender_.Send(acknowledgements_.front().first, std::move(stored));
+    acknowledgements_.pop_front();
+  }
+  if (!acknowledgements_.empty()) {
+    loop_.PostAt(clock_.Monotonic() + kAcknowledgePause, [this] { SendAcknowledgements(); });
+  }
 }
 
 void Driver::OnHostRecord(const std::string& agent, const v1::HostRecord& record) {

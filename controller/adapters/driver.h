@@ -4,6 +4,7 @@
 #define RB_CONTROLLER_ADAPTERS_DRIVER_H_
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -108,7 +109,9 @@ class Driver {
   // `hosts`: these only, and without the plan; null: all of it.
   v1::Operation Shown(const Running& running, const std::set<std::string>* hosts) const;
   absl::StatusOr<Watchers::View> ViewOf(const std::string& id);
+  // The agents are in no hurry for it: what is told to others comes first.
   void Acknowledge(const std::string& agent, const std::string& step_id);
+  void SendAcknowledgements();
   void SendStep(const Operation& operation, const StartStep& step);
   void RecordLock(const std::string& id);
   void ArmDeadline(Running* running, const StartStep& step);
@@ -136,6 +139,8 @@ class Driver {
   std::map<std::string, std::unique_ptr<Running>> running_;
   std::vector<Pending> pending_;
   bool flush_posted_ = false;
+  // (agent, step)
+  std::deque<std::pair<std::string, std::string>> acknowledgements_;
   Intents intents_;
   AgentRegistry agents_;
   QuarantineBook quarantine_;

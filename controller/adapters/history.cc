@@ -7,6 +7,7 @@
 namespace rb::controller {
 namespace {
 
+// Named in the request.
 constexpr int kMostBriefHosts = 4;
 
 // As in the store; never changed.
@@ -18,11 +19,19 @@ v1::Operation Brief(v1::Operation operation) {
   operation.set_host_count(static_cast<uint32_t>(operation.hosts_size()));
   operation.clear_plan();
   operation.clear_reasons();
-  if (operation.hosts_size() > kMostBriefHosts) {
-    operation.mutable_hosts()->DeleteSubrange(kMostBriefHosts, operation.hosts_size() - kMostBriefHosts);
+  if (operation.spec().hosts_size() > kMostBriefHosts) operation.mutable_spec()->clear_hosts();
+  v1::Operation brief = std::move(operation);
+  google::protobuf::RepeatedPtrField<v1::HostProgress> hosts;
+  hosts.Swap(brief.mutable_hosts());
+  if (!hosts.empty()) {
+    v1::HostProgress* first = brief.add_hosts();
+    first->set_host(hosts[0].host());
+    first->set_environment(hosts[0].environment());
+    first->set_method(hosts[0].method());
+    first->set_to_commit(hosts[0].to_commit());
+    first->set_to_version(hosts[0].to_version());
   }
-  for (v1::HostProgress& host : *operation.mutable_hosts()) host.clear_probes();
-  return operation;
+  return brief;
 }
 
 std::vector<StoredTime> TimesOf(const Operation& operation) {

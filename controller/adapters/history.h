@@ -11,7 +11,7 @@
 
 namespace rb::controller {
 
-// For a list: without plan and probes, and with the first hosts only.
+// For a list, of any length: without the plan, and of the hosts only what the first one went to.
 v1::Operation Brief(v1::Operation operation);
 
 // What its hosts took; none unless it has succeeded. At most kMostTimeSamples.

@@ -119,6 +119,11 @@ class Store::Statement {
     return SqliteStatus(database_, "statement");
   }
   absl::Status Run() { return Step().status(); }
+  // For the next row, with other values.
+  void Reset() {
+    sqlite3_reset(statement_);
+    bound_ = 0;
+  }
   std::string Text(int column) const {
     const void* data = sqlite3_column_blob(statement_, column);
     return std::string(static_cast<const char*>(data), static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
@@ -322,7 +327,7 @@ absl::Status Store::PutBrief(const StoredOperation& operation) {
   return put.Bind(operation.id).BindBlob(operation.brief).Run();
 }
 
-absl::Status Store::Insert(const StoredEvent& event) {
+absl::Status Store::InsertOperation(const StoredEvent& event) {
   const StoredOperation& operation = event.operation;
   if (event.sequence == 1) {
     Statement insert(database_, "INSERT INTO operations VALUES (?, ?, ?, ?, NULLIF(?, ''), ?)");
@@ -336,14 +341,19 @@ absl::Status Store::Insert(const StoredEvent& event) {
     RB_RETURN_IF_ERROR(PutBrief(operation));
     for (const QuarantineChange& change : event.changes) RB_RETURN_IF_ERROR(Insert(change));
   }
-  Statement insert(database_, "INSERT INTO operation_events VALUES (?, ?, ?)");
-  return insert.Bind(operation.id).BindNumber(static_cast<int64_t>(event.sequence)).BindBlob(event.event).Run();
+  return absl::OkStatus();
 }
 
 absl::Status Store::AppendEvents(const std::vector<StoredEvent>& events) {
   MutexLock lock(mutex_);
   return InTransaction([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    for (const StoredEvent& event : events) RB_RETURN_IF_ERROR(Insert(event));
+    Statement insert(database_, "INSERT INTO operation_events VALUES (?, ?, ?)");
+    for (const StoredEvent& event : events) {
+      RB_RETURN_IF_ERROR(InsertOperation(event));
+      insert.Reset();
+      RB_RETURN_IF_ERROR(
+          insert.Bind(event.operation.id).BindNumber(static_cast<int64_t>(event.sequence)).BindBlob(event.event).Run());
+    }
     RB_FAILPOINT("controller.store.before-commit");
     return absl::OkStatus();
   });

@@ -143,7 +143,7 @@ class Store {
   Store(sqlite3* database, std::string path) : database_(database), reserve_path_(std::move(path)) {}
   class Statement;
   absl::Status PutBrief(const StoredOperation& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status Insert(const StoredEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status InsertOperation(const StoredEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static absl::StatusOr<std::vector<AuditRecord>> ReadAudit(Statement* statement);
   absl::Status Insert(const QuarantineChange& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Execute(const char* sql) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

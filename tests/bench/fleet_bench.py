@@ -16,7 +16,7 @@ import time
 SERVICE = "bench"
 ROLLBACKS = 3
 BARE_ROUNDS = 9
-REST_SECONDS = 60
+REST_SECONDS = int(os.environ.get("RB_BENCH_REST_SECONDS", "60"))
 HISTORY = 10000
 ANSIBLE_HOSTS = 50
 
@@ -51,6 +51,7 @@ class Bench:
         """`ok`: whether the goal is met; left out: the value is under it."""
         met = True if goal is None else (value <= goal if ok is None else ok)
         self.figures.append({"name": name, "value": value, "against": against, "ratio": ratio, "goal": goal, "ok": met})
+        self.say(f"{name}: {value}" + (f" against {against}, ratio {ratio}" if ratio else "") + ("" if met else " MISSED"))
 
     def start(self, *command, **kwargs):
         with open(self.path("log"), "ab") as log:

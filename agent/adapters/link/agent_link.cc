@@ -233,7 +233,8 @@ absl::StatusOr<std::unique_ptr<AgentLinkClient>> AgentLinkClient::Create(const s
   arguments.SetMaxReceiveMessageSize(kMostMessageBytes);
   // The wait between dials is ours.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  // This one is how long a dial may take, its handshakes included: a far or busy controller needs more than a moment.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(address, grpc::SslCredentials(options), arguments);
   return std::unique_ptr<AgentLinkClient>(
