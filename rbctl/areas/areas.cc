@@ -4,6 +4,6 @@
 
 namespace rb::cli {
 
-std::vector<AddArea> AllAreas() { return {AddWhy}; }
+std::vector<AddArea> AllAreas() { return {AddWhy, AddDocuments}; }
 
 }  // namespace rb::cli
