@@ -65,6 +65,7 @@ int Serve(const std::string& config_path, const std::string& state_folder) {
   rb::agent::DaemonOptions options;
   options.state_folder = state_folder;
   SetUnitDropIns(**config, std::filesystem::absolute(config_path), std::filesystem::absolute(state_folder));
+  options.config_path = config_path;
   options.metrics_address = (*config)->metrics_address().empty() ? "127.0.0.1:0" : (*config)->metrics_address();
   const absl::Status ran = rb::agent::RunDaemon(**config, options, rb::SystemClock());
   return ran.ok() ? 0 : Fail(ran);

@@ -27,6 +27,7 @@
 #include "controller/adapters/api_gate.h"
 #include "controller/adapters/audit_log.h"
 #include "controller/adapters/certificates.h"
+#include "controller/adapters/doctor_api.h"
 #include "controller/adapters/driver.h"
 #include "controller/adapters/enrollment.h"
 #include "controller/adapters/fleet_api.h"
@@ -228,6 +229,7 @@ absl::Status Serve(const Options& options) {
   link.SetDriver(&driver);
   const std::unique_ptr<FleetApi> api = FleetApi::Create(gate, loop, driver, *store);
   const std::unique_ptr<grpc::Service> quarantine_api = MakeQuarantineApi(gate, driver.quarantine());
+  const std::unique_ptr<grpc::Service> doctor = MakeDoctorApi(gate, driver);
   const std::unique_ptr<grpc::Service> enrollment = MakeEnrollment(*store, authority, SystemClock(), audit);
 
   const auto build = [&](const std::string& address, grpc_ssl_client_certificate_request_type clients,
@@ -253,7 +255,7 @@ absl::Status Serve(const Options& options) {
   int join_port = 0;
   const std::unique_ptr<grpc::Server> server =
       build(options.listen, GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY,
-            {api->service(), &link, quarantine_api.get()}, &port);
+            {api->service(), doctor.get(), quarantine_api.get(), &link}, &port);
   const std::unique_ptr<grpc::Server> join_server =
       build(options.join_listen, GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE, {enrollment.get()}, &join_port);
   if (server == nullptr || port == 0 || join_server == nullptr || join_port == 0) {

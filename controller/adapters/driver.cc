@@ -40,7 +40,8 @@ Driver::Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, 
       quarantine_(fleet_, store_, sender_, clock_),
       planning_(fleet_, store_, sender_, loop_, clock_, agents_, intents_, quarantine_.all()),
       queue_(store_, loop_, clock_, [this](StartRequest request) { TryToStart(std::move(request)); }),
-      watchers_(loop_, clock_, [this](const std::string& id) { return ViewOf(id); }) {}
+      watchers_(loop_, clock_, [this](const std::string& id) { return ViewOf(id); }),
+      doctor_(fleet_, store_, sender_, loop_, clock_, agents_) {}
 
 void Driver::Fold(Running* running, const Event& event, std::vector<Effect>* effects) {
   Decision decision = Decide(std::move(running->operation), event);
@@ -652,6 +653,7 @@ void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, 
 void Driver::OnAgentLost(const std::string& agent) {
   agents_.OnLost(agent);
   planning_.OnAgentLost(agent);
+  doctor_.OnAgentLost(agent);
 }
 
 void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report) {
@@ -674,7 +676,7 @@ void Driver::OnProgress(const std::string& agent, const v1::TaskProgress& progre
 
 void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   const std::string& id = result.operation_id();
-  if (planning_.OnResult(agent, result)) return;
+  if (doctor_.OnResult(agent, result) || planning_.OnResult(agent, result)) return;
   const auto found = running_.find(id);
   if (found != running_.end()) {
     TakeSoon(*found->second, StepEnded{agent, FromWire(result)}, [this, agent, result](const absl::Status& taken) {

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "common/event_loop.h"
 #include "controller/adapters/agent_registry.h"
+#include "controller/adapters/doctor.h"
 #include "controller/adapters/lock_queue.h"
 #include "controller/adapters/metrics.h"
 #include "controller/adapters/planning.h"
@@ -62,6 +63,7 @@ class Driver {
   }
   v1::ListAgentsResponse Agents() { return agents_.List(); }
   v1::GetStatusResponse Status(const v1::GetStatusRequest& request, absl::Status* status);
+  DoctorDesk& doctor() { return doctor_; }
 
   QuarantineBook& quarantine() { return quarantine_; }
 
@@ -147,6 +149,7 @@ class Driver {
   Planning planning_;
   LockQueue queue_;
   Watchers watchers_;
+  DoctorDesk doctor_;
 };
 
 }  // namespace rb::controller

@@ -158,6 +158,7 @@ v1::ProbeResult ProbeToWire(const ProbeResult& probe) {
   wire.set_observed(probe.observed);
   wire.set_expected(probe.expected);
   *wire.mutable_took() = ToProto(probe.took);
+  wire.set_external(probe.external);
   return wire;
 }
 
@@ -171,6 +172,7 @@ std::vector<ProbeResult> ProbesFromWire(const google::protobuf::RepeatedPtrField
     probe.observed = one.observed();
     probe.expected = one.expected();
     probe.took = FromProto(one.took());
+    probe.external = one.external();
     probes.push_back(std::move(probe));
   }
   return probes;

@@ -27,6 +27,8 @@ constexpr Rule kRules[] = {
     {"/rb.v1.FleetService/VerifyAudit", Role::kOperator, false},
     {"/rb.v1.QuarantineService/ListQuarantine", Role::kViewer, false},
     {"/rb.v1.QuarantineService/ReleaseQuarantine", Role::kOperator, true},
+    {"/rb.v1.DoctorService/Diagnose", Role::kViewer, false},
+    {"/rb.v1.DoctorService/GetRunbook", Role::kViewer, false},
 };
 constexpr absl::string_view kAgentLink = "/rb.v1.AgentLink/Connect";
 

@@ -114,6 +114,11 @@ TEST(Access, OnlyWhatTheTableAllows) {
     EXPECT_FALSE(IsAllowed(role, "/rb.v1.AgentLink/Connect"));
     EXPECT_FALSE(IsAllowed(role, "/rb.v1.FleetService/SomethingNew"));
   }
+  for (const char* method : {"/rb.v1.DoctorService/Diagnose", "/rb.v1.DoctorService/GetRunbook"}) {
+    EXPECT_TRUE(IsAllowed(Role::kViewer, method));
+    EXPECT_FALSE(IsAllowed(Role::kAgent, method));
+    EXPECT_FALSE(ChangesSomething(method));
+  }
   EXPECT_TRUE(IsAllowed(Role::kAgent, "/rb.v1.AgentLink/Connect"));
 }
 

@@ -67,9 +67,19 @@ absl::string_view TextOf(OnFailure policy) {
 std::string WhatIsSaid(const StepResult& result) {
   if (!result.message.empty()) return result.message;
   for (const ProbeResult& probe : result.probes) {
-    if (!probe.passed) return absl::StrCat(probe.name, ": ", probe.observed);
+    if (!probe.passed && !probe.external) return absl::StrCat(probe.name, ": ", probe.observed);
   }
   return "no reason was given";
+}
+
+// "; but external tcp chat:443 is down: refused (no rollback mends that)", or "".
+std::string ExternalDown(const std::vector<ProbeResult>& probes) {
+  std::string text;
+  for (const ProbeResult& probe : probes) {
+    if (probe.passed || !probe.external) continue;
+    absl::StrAppend(&text, text.empty() ? "" : ", ", probe.name, " is down: ", probe.observed);
+  }
+  return text.empty() ? "" : absl::StrCat("; but external ", text, " (no rollback mends that)");
 }
 
 std::string TargetText(const HostPlan& plan) {
@@ -463,8 +473,14 @@ class Machine {
     Note(host->plan.host,
          absl::StrCat("committed: stop ", FormatSeconds(result.times.stop), ", swap ", FormatSeconds(result.times.swap),
                       ", start ", FormatSeconds(result.times.start)));
+    NoteProblems(*host, result);
     // Each host is watched from the moment it is started; the wave goes on when all of it is healthy.
     if (!op().abort_requested) Start(host, StepKind::kVerify);
+  }
+
+  // What went wrong beside the swap (after_restore): said as itself, and nothing is decided by it.
+  void NoteProblems(const HostProgress& host, const StepResult& result) {
+    for (const std::string& problem : result.problems) Note(host.plan.host, problem);
   }
 
   void Verified(HostProgress* host, const StepResult& result, bool ok) {
@@ -476,7 +492,7 @@ class Machine {
       return;
     }
     if (op().plan.spec.kind == OperationKind::kVerification) {
-      Note(host->plan.host, "every probe has passed");
+      Note(host->plan.host, absl::StrCat("every probe has passed", ExternalDown(host->probes)));
       return;
     }
     host->times.downtime = result.times.downtime;
@@ -488,11 +504,12 @@ class Machine {
                                : event_.elapsed - op().plan.verify_soak;
     host->target_met = host->times.recovery <= host->target;
     Note(host->plan.host, absl::StrCat("healthy; downtime ", FormatSeconds(host->times.downtime), ", recovery ",
-                                       FormatSeconds(host->times.recovery)));
+                                       FormatSeconds(host->times.recovery), ExternalDown(host->probes)));
   }
 
   void Reverted(HostProgress* host, const StepResult& result, bool ok) {
     host->probes = result.probes;
+    NoteProblems(*host, result);
     host->verdict = result.verdict;
     const bool back = result.state == HostState::kReverted || result.state == HostState::kUntouched;
     if (!ok || !back) {
@@ -757,8 +774,10 @@ class Machine {
       return;
     }
     std::string target;
+    std::string external;
     for (const HostProgress& host : op().hosts) {
       if (!Changes(host)) continue;
+      if (external.empty()) external = ExternalDown(host.probes);
       if (target.empty()) target = TargetText(host.plan);
       op().recovery = std::max(op().recovery, host.times.recovery);
     }
@@ -769,7 +788,7 @@ class Machine {
     End(OperationState::kSucceeded,
         absl::StrCat(op().plan.spec.environment, " is healthy on ", target, "; recovery ", FormatSeconds(op().recovery),
                      op().target_met ? ", within " : ", OVER ", "the target of ", FormatSeconds(op().plan.target),
-                     MissedBy(),
+                     external, MissedBy(),
                      op().plan.spec.emergency ? "; EMERGENCY: without gates, soak and the probes that need time" : ""));
   }
 

@@ -121,6 +121,8 @@ struct ProbeResult {
   std::string observed;
   std::string expected;
   absl::Duration took;
+  // Of something that the service depends on: its failure says nothing about the release.
+  bool external = false;
 };
 
 // What one host answered to the inspect step of planning; `connected` false: it could not be asked.

@@ -5,6 +5,6 @@
 
 namespace rb::cli {
 
-std::vector<AddArea> AllAreas() { return {AddQuarantine, AddWhy}; }
+std::vector<AddArea> AllAreas() { return {AddQuarantine, AddWhy, AddDocuments}; }
 
 }  // namespace rb::cli

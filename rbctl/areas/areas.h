@@ -11,6 +11,8 @@ namespace rb::cli {
 // In the order in which --help lists them.
 std::vector<AddArea> AllAreas();
 
+void AddDocuments(CLI::App& app, Command& command);
+
 }  // namespace rb::cli
 
 #endif  // RB_RBCTL_AREAS_AREAS_H_

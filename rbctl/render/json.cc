@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/clock.h"
+#include "rbctl/render/checklist.h"
 #include "rbctl/render/words.h"
 
 namespace rb::cli {
@@ -50,9 +51,22 @@ Json ProbeList(const Probes& probes) {
     list.push_back({{"name", probe.name()},
                     {"kind", probe.kind()},
                     {"passed", probe.passed()},
+                    {"external", probe.external()},
                     {"observed", probe.observed()},
                     {"expected", probe.expected()},
                     {"took_seconds", Seconds(probe.has_took(), probe.took())}});
+  }
+  return list;
+}
+
+Json ChecklistJson(const v1::HostProgress& host) {
+  Json list = Json::array();
+  for (const Check& check : ChecklistOf(host)) {
+    list.push_back({{"check", check.name},
+                    {"passed", check.passed},
+                    {"external", check.external},
+                    {"seen", check.seen},
+                    {"expected", check.expected}});
   }
   return list;
 }
@@ -156,6 +170,7 @@ Json OperationJson(const v1::Operation& operation) {
                      {"state", Word(host.state())},
                      {"verdict", Word(host.verdict())},
                      {"probes", ProbeList(host.probes())},
+                     {"checklist", ChecklistJson(host)},
                      {"error", host.error()},
                      {"replaced_release", host.replaced_release()}});
   }

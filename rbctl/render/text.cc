@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "common/clock.h"
 #include "common/text.h"
+#include "rbctl/render/checklist.h"
 #include "rbctl/render/words.h"
 
 namespace rb::cli {
@@ -148,10 +149,40 @@ std::string DeltaText(const v1::DeltaSummary& delta) {
 void FailedProbes(const v1::HostProgress& host, std::string* text) {
   for (const v1::ProbeResult& probe : host.probes()) {
     if (!probe.passed()) {
-      absl::StrAppend(text, "  ", Text(host.host()), ": probe ", Text(probe.name()), ": saw ",
-                      Dash(Text(probe.observed())), ", expected ", Dash(Text(probe.expected())), "\n");
+      absl::StrAppend(text, "  ", Text(host.host()), probe.external() ? ": external probe " : ": probe ",
+                      Text(probe.name()), ": saw ", Dash(Text(probe.observed())), ", expected ",
+                      Dash(Text(probe.expected())), "\n");
     }
   }
+}
+
+// A line for each check of each host; where there are many hosts, only for those with one that has not passed.
+std::string ChecklistText(const v1::Operation& operation, const Style& style) {
+  constexpr int kMostHostsInFull = 8;
+  std::vector<Row> rows = {{"HOST", "CHECK", "RESULT", "SEEN"}};
+  size_t left_out = 0;
+  for (const v1::HostProgress& host : operation.hosts()) {
+    const std::vector<Check> checks = ChecklistOf(host);
+    const bool all_passed = std::all_of(checks.begin(), checks.end(), [](const Check& check) { return check.passed; });
+    if (operation.hosts_size() > kMostHostsInFull && all_passed) {
+      left_out += checks.empty() ? 0 : 1;
+      continue;
+    }
+    for (const Check& check : checks) {
+      const std::string result = ResultOf(check);
+      rows.push_back({Text(host.host()), Text(check.name),
+                      Paint(style,
+                            check.passed     ? kGreen
+                            : check.external ? kYellow
+                                             : kRed,
+                            result),
+                      check.passed ? Dash(Text(check.seen))
+                                   : absl::StrCat(Dash(Text(check.seen)), "; expected ", Text(check.expected))});
+    }
+  }
+  std::string text = rows.size() > 1 ? Table(rows) : "";
+  if (left_out > 0) absl::StrAppend(&text, left_out, " hosts: every check has passed\n");
+  return text;
 }
 
 }  // namespace
@@ -193,8 +224,9 @@ std::string RenderStatus(const v1::GetStatusResponse& response, const Style& sty
     }
     for (const v1::ProbeResult& probe : report.probes()) {
       if (!probe.passed()) {
-        absl::StrAppend(&notes, "  ", Text(host.host()), ": probe ", Text(probe.name()), ": saw ",
-                        Dash(Text(probe.observed())), ", expected ", Dash(Text(probe.expected())), "\n");
+        absl::StrAppend(&notes, "  ", Text(host.host()), probe.external() ? ": external probe " : ": probe ",
+                        Text(probe.name()), ": saw ", Dash(Text(probe.observed())), ", expected ",
+                        Dash(Text(probe.expected())), "\n");
       }
     }
   }
@@ -325,11 +357,12 @@ std::string RenderReport(const v1::Operation& operation, const Style& style) {
     text += Table(rows);
   }
   for (const v1::HostProgress& host : operation.hosts()) {
-    FailedProbes(host, &text);
+    if (!HasEnded(operation.state())) FailedProbes(host, &text);
     if (!host.error().empty()) {
       absl::StrAppend(&text, "  ", Text(host.host()), ": ", Lines(host.error(), "    "), "\n");
     }
   }
+  if (HasEnded(operation.state())) text += ChecklistText(operation, style);
   const std::string outcome = Outcome(operation);
   absl::StrAppend(&text, Paint(style, kBold, Text(operation.id())), ": ",
                   Coloured(style, outcome == "running" ? Word(operation.state()) : outcome),

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -31,6 +32,7 @@ namespace {
 
 constexpr size_t kMostGroups = 1024;
 constexpr int64_t kMostHookSeconds = 86400;
+constexpr int kMostDependants = 8;
 
 // Calls getpwnam_r and its like with a buffer that is large enough.
 template <typename Entry, typename Call>
@@ -119,6 +121,12 @@ std::string HttpUrlProblem(absl::string_view url) {
   const bool has_port = authority.back() != ']' && absl::StrContains(authority, ":");
   if (has_port && !IsAddress(authority.substr(authority.rfind('@') + 1), false)) return "has a bad port";
   return "";
+}
+
+bool IsMetricName(absl::string_view name) {
+  const auto fits = [](char c) { return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == ':'; };
+  return !name.empty() && !absl::ascii_isdigit(static_cast<unsigned char>(name[0])) &&
+         std::all_of(name.begin(), name.end(), fits);
 }
 
 class Checker {
@@ -218,8 +226,26 @@ class Checker {
               CheckDatabaseHook(at, service, hook);
               if (!hook.name().empty() && !hooks.insert(hook.name()).second) Add(at + ".name", "is given twice");
             });
+    if (service.has_after_restore()) CheckAfterRestore(path + ".after_restore", service);
     ForEach(path + ".probes", service.probes(),
             [&](const std::string& at, const v1::ProbeConfig& probe) { CheckProbe(at, service, probe); });
+  }
+
+  void CheckAfterRestore(const std::string& path, const v1::AgentServiceConfig& service) {
+    const v1::AfterRestoreConfig& after = service.after_restore();
+    ForEach(path + ".clear", after.clear(),
+            [&](const std::string& at, const std::string& glob) { AddIf(at, GlobProblem(glob)); });
+    if (after.restart_size() > kMostDependants) {
+      Add(path + ".restart", absl::StrCat("wants at most ", kMostDependants, " units"));
+    }
+    ForEach(path + ".restart", after.restart(), [&](const std::string& at, const std::string& unit) {
+      if (unit.find('.') == std::string::npos || unit.find_first_of("/ ") != std::string::npos) {
+        Add(at, "wants the name of a unit with its suffix, such as dashboard.service");
+      } else if (unit == service.unit()) {
+        Add(at, "is the service itself: it is started anyway");
+      }
+    });
+    CheckTimeout(path + ".timeout", after.has_timeout(), after.timeout());
   }
 
   void CheckUser(const std::string& path, const std::string& value) {
@@ -305,6 +331,9 @@ class Checker {
   void CheckProbe(const std::string& path, const v1::AgentServiceConfig& service, const v1::ProbeConfig& probe) {
     switch (probe.probe_case()) {
       case v1::ProbeConfig::kUnit:
+        if (!probe.unit().memory_below().empty() && !ParseByteCount(probe.unit().memory_below()).ok()) {
+          Add(path + ".unit.memory_below", "wants a size, such as 300MiB or 1GiB");
+        }
         return;
       case v1::ProbeConfig::kHttp:
         AddIf(path + ".http.url", HttpUrlProblem(probe.http().url()));
@@ -337,14 +366,28 @@ class Checker {
         } else {
           CheckProgram(path + ".command.argv", service, probe.command().argv(0));
         }
+        AddIf(path + ".command.expect", RegexProblem(probe.command().expect()));
         return CheckTimeout(path + ".command.timeout", probe.command().has_timeout(), probe.command().timeout());
       case v1::ProbeConfig::kVersion:
-        AddIf(path + ".version.url", HttpUrlProblem(probe.version().url()));
-        if (probe.version().json().empty()) Add(path + ".version", "json is required: the field to compare");
+        if (probe.version().url().empty() == probe.version().file().empty()) {
+          Add(path + ".version", "give one of url and file");
+        } else if (!probe.version().file().empty()) {
+          AddIf(path + ".version.file", RelativePathProblem(probe.version().file()));
+        } else {
+          AddIf(path + ".version.url", HttpUrlProblem(probe.version().url()));
+          if (probe.version().json().empty()) Add(path + ".version", "json is required: the field to compare");
+        }
         return CheckTimeout(path + ".version.timeout", probe.version().has_timeout(), probe.version().timeout());
       case v1::ProbeConfig::kMetrics:
+        AddIf(path + ".metrics.url", HttpUrlProblem(probe.metrics().url()));
+        ForEach(path + ".metrics.require", probe.metrics().require(),
+                [&](const std::string& at, const std::string& name) {
+                  if (!IsMetricName(name)) Add(at, "is not the name of a metric");
+                });
+        return CheckTimeout(path + ".metrics.timeout", probe.metrics().has_timeout(), probe.metrics().timeout());
       case v1::ProbeConfig::PROBE_NOT_SET:
-        return Add(path, "names no probe: give one of unit, http, log, journal, sqlite, tcp, command, version");
+        return Add(path,
+                   "names no probe: give one of unit, http, log, journal, sqlite, tcp, command, version, metrics");
     }
   }
 
@@ -442,6 +485,20 @@ std::vector<YamlProblem> CheckAgentConfig(const std::string& path, const AgentCo
   v1::AgentConfig config;
   for (YamlProblem& problem : ParseAgentConfig(*text, all, &config)) problems.push_back(std::move(problem));
   return problems;
+}
+
+absl::StatusOr<uint64_t> ParseByteCount(absl::string_view text) {
+  absl::string_view number = text;
+  uint64_t unit = 1;
+  for (const auto& [suffix, bytes] : std::initializer_list<std::pair<absl::string_view, uint64_t>>{
+           {"KiB", uint64_t{1} << 10}, {"MiB", uint64_t{1} << 20}, {"GiB", uint64_t{1} << 30}}) {
+    if (absl::ConsumeSuffix(&number, suffix)) unit = bytes;
+  }
+  uint64_t count = 0;
+  if (!absl::SimpleAtoi(number, &count) || count == 0 || count > (uint64_t{1} << 50) / unit) {
+    return absl::InvalidArgumentError(absl::StrCat("not a size: ", Printable(text)));
+  }
+  return count * unit;
 }
 
 absl::StatusOr<ServiceTree> ToServiceTree(const std::string& service, const v1::AgentServiceConfig& config) {

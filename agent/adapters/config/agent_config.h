@@ -42,6 +42,9 @@ std::vector<YamlProblem> CheckAgentConfig(const std::string& path, const AgentCo
 std::vector<YamlProblem> ParseAgentConfig(absl::string_view yaml, const AgentConfigOptions& options,
                                           v1::AgentConfig* config);
 
+// "300MiB", "1GiB", "500KiB", "4096" (bytes). INVALID_ARGUMENT.
+absl::StatusOr<uint64_t> ParseByteCount(absl::string_view text);
+
 // What the engine has to know. `config` passed the checks; an owner that is gone meanwhile is NOT_FOUND.
 absl::StatusOr<ServiceTree> ToServiceTree(const std::string& service, const v1::AgentServiceConfig& config);
 

@@ -30,8 +30,14 @@ services:
     git: {remote: "https://git.example.org/rosey.git", branch: main}
     check_config: [{json: "config-*.json"}]
     probes:
-      - unit: {stable_for: 10s}
+      - unit: {stable_for: 10s, memory_below: 300MiB}
       - http: {url: "http://127.0.0.1:8001/api/health", json: {status: healthy}}
+      - http: {url: "http://127.0.0.1:5000/", contains: online}
+      - metrics: {url: "http://127.0.0.1:8001/metrics", require: [bot_messages_total]}
+      - version: {file: VERSION}
+      - command: {argv: [/usr/bin/true], expect: "^pong"}
+      - tcp: {address: "chat.example.org:443"}
+        external: true
       - journal: {expect: "Connected to CyTube", forbid: "ERROR|CRITICAL", within: 30s}
       - version: {url: "http://127.0.0.1:8001/api/health", json: version}
       - sqlite: {path: data/bot.db}
@@ -104,7 +110,7 @@ services:
             "expression\n"
             "f:15: services.bot.probes[3].tcp.address: wants host:port\n"
             "f:16: services.bot.probes[4]: names no probe: give one of unit, http, log, journal, sqlite, tcp, command, "
-            "version\n"
+            "version, metrics\n"
             "f:17: services.bot.probes[5].command: argv is required: a list of the program and its arguments\n"
             "f:18: services.bot.probes[6].version: json is required: the field to compare\n"
             "f:19: services.bot.probes[7].sqlite.path: must not hold empty elements, \".\" or \"..\"\n");
@@ -170,6 +176,52 @@ TEST(AgentConfig, AJournalProbeNeedsAUnitAndALogProbeAFile) {
               "f:6: services.a.probes[0].journal: wants a systemd unit: for a process, use log\n");
   EXPECT_THAT(Problems("services:\n  a:\n    tree: /opt/a\n    unit: a.service\n    probes: [{log: {forbid: a}}]\n"),
               HasSubstr("file is required"));
+}
+
+TEST(AgentConfig, AfterRestoreStaysInTheTree) {
+  EXPECT_EQ(Problems(R"(services:
+  bot:
+    tree: /opt/bot
+    unit: bot.service
+    after_restore:
+      clear: ["cache/", "**/__pycache__", ../cache, /var/cache/bot, ""]
+      restart: [dashboard.service, dashboard, a/b.service, bot.service]
+      timeout: 6m
+)"),
+            "f:6: services.bot.after_restore.clear[2]: must not hold empty elements, \".\" or \"..\"\n"
+            "f:6: services.bot.after_restore.clear[3]: is relative to the tree: must not begin with a slash\n"
+            "f:6: services.bot.after_restore.clear[4]: is empty\n"
+            "f:7: services.bot.after_restore.restart[1]: wants the name of a unit with its suffix, such as "
+            "dashboard.service\n"
+            "f:7: services.bot.after_restore.restart[2]: wants the name of a unit with its suffix, such as "
+            "dashboard.service\n"
+            "f:7: services.bot.after_restore.restart[3]: is the service itself: it is started anyway\n"
+            "f:8: services.bot.after_restore.timeout: wants at most 5m\n");
+}
+
+TEST(AgentConfig, SaysWhichProbesCanNeverPass) {
+  EXPECT_EQ(Problems(R"(services:
+  bot:
+    tree: /opt/bot
+    unit: bot.service
+    probes:
+      - unit: {memory_below: 300 apples}
+      - command: {argv: [/bin/true], expect: "["}
+      - version: {url: "http://h/", file: VERSION, json: v}
+      - version: {file: /etc/passwd}
+      - metrics: {url: nowhere, require: ["a b", "1a", "ok_total"]}
+)"),
+            "f:6: services.bot.probes[0].unit.memory_below: wants a size, such as 300MiB or 1GiB\n"
+            "f:7: services.bot.probes[1].command.expect: is not a regular expression: Unexpected character within "
+            "'[...]' in regular expression\n"
+            "f:8: services.bot.probes[2].version: give one of url and file\n"
+            "f:9: services.bot.probes[3].version.file: is relative to the tree: must not begin with a slash\n"
+            "f:10: services.bot.probes[4].metrics.url: wants a URL that begins with http:// or https://\n"
+            "f:10: services.bot.probes[4].metrics.require[0]: is not the name of a metric\n"
+            "f:10: services.bot.probes[4].metrics.require[1]: is not the name of a metric\n");
+  EXPECT_EQ(ParseByteCount("300MiB").value_or(0), uint64_t{300} << 20);
+  for (const char* bad : {"", "0", "300MB", "-1", "99999999GiB", "1.5GiB"})
+    EXPECT_FALSE(ParseByteCount(bad).ok()) << bad;
 }
 
 TEST(AgentConfig, LoadGivesAllProblemsAndCheckAlsoWhatIsMissing) {

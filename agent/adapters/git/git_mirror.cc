@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <set>
@@ -306,6 +307,9 @@ class CommitSnapshot final : public SnapshotSource {
   const CommitHandle commit_;
 };
 
+// In the mirror: written by each fetch that has succeeded.
+constexpr char kFetchedMark[] = "/rb-fetched";
+
 struct FetchState {
   Clock& clock;
   absl::Duration deadline;
@@ -371,6 +375,35 @@ absl::StatusOr<std::unique_ptr<GitMirror>> GitMirror::Create(Options options, Cl
   return std::unique_ptr<GitMirror>(new GitMirror(std::move(options), clock, path, repository->release()));
 }
 
+absl::Status GitMirror::Reach(const std::string& remote) {
+  InitialiseLibrary();
+  git_remote* raw = nullptr;
+  git_remote_create_options options;
+  git_remote_create_options_init(&options, GIT_REMOTE_CREATE_OPTIONS_VERSION);
+  options.flags = GIT_REMOTE_CREATE_SKIP_INSTEADOF | GIT_REMOTE_CREATE_SKIP_DEFAULT_FETCHSPEC;
+  int code = git_remote_create_with_opts(&raw, remote.c_str(), &options);
+  if (code != 0) return GitStatus(code, absl::StrCat("reaching ", remote));
+  const Remote owner(raw);
+  FetchState state{SystemClock(), absl::InfiniteDuration()};
+  git_remote_callbacks callbacks;
+  git_remote_init_callbacks(&callbacks, GIT_REMOTE_CALLBACKS_VERSION);
+  callbacks.payload = &state;
+  callbacks.credentials = OnCredentials;
+  git_proxy_options proxy;
+  git_proxy_options_init(&proxy, GIT_PROXY_OPTIONS_VERSION);
+  proxy.type = GIT_PROXY_NONE;
+  code = git_remote_connect(owner.get(), GIT_DIRECTION_FETCH, &callbacks, &proxy, nullptr);
+  if (code != 0) return GitStatus(code, absl::StrCat("reaching ", remote));
+  git_remote_disconnect(owner.get());
+  return absl::OkStatus();
+}
+
+absl::Time GitMirror::FetchedAt(const std::string& state_folder, const std::string& service) {
+  struct stat info;
+  const std::string path = absl::StrCat(state_folder, "/mirrors/", service, ".git", kFetchedMark);
+  return stat(path.c_str(), &info) == 0 ? absl::TimeFromTimespec(info.st_mtim) : absl::InfinitePast();
+}
+
 absl::Status GitMirror::Fetch() {
   git_remote* raw = nullptr;
   git_remote_create_options remote_options;
@@ -399,7 +432,11 @@ absl::Status GitMirror::Fetch() {
   char* specs[] = {heads, tags};
   const git_strarray refspecs{specs, 2};
   code = git_remote_fetch(remote.get(), &refspecs, &fetch, nullptr);
-  if (code == 0) return absl::OkStatus();
+  if (code == 0) {
+    // Its time of change says when. It decides nothing, so it is not flushed.
+    std::ofstream(path_ + kFetchedMark) << FormatUtc(clock_.Now()) << "\n";
+    return absl::OkStatus();
+  }
   if (clock_.Monotonic() > state.deadline) {
     return absl::DeadlineExceededError(absl::StrCat("fetching ", options_.remote, " took longer than ",
                                                     FormatSeconds(options_.fetch_timeout),

@@ -34,6 +34,11 @@ class GitMirror final : public CommitSource {
   static absl::StatusOr<std::unique_ptr<GitMirror>> Create(Options options, Clock& clock);
   ~GitMirror() override;
 
+  // Whether the remote answers and lets us in. Changes nothing; may take as long as TCP does.
+  static absl::Status Reach(const std::string& remote);
+  // When the service's mirror was last brought up to date; absl::InfinitePast() if never.
+  static absl::Time FetchedAt(const std::string& state_folder, const std::string& service);
+
   // All branches and tags; moved tags are moved, removed ones removed.
   absl::Status Fetch() override;
   absl::StatusOr<Commit> Resolve(absl::string_view reference) override;

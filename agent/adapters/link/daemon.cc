@@ -13,6 +13,7 @@
 #include "agent/adapters/link/agent_link.h"
 #include "agent/adapters/link/external.h"
 #include "agent/adapters/link/journal.h"
+#include "agent/adapters/link/service_setup.h"
 #include "agent/adapters/link/wire.h"
 #include "agent/adapters/metrics/agent_metrics.h"
 #include "agent/adapters/records/host_records.h"
@@ -63,8 +64,8 @@ class Daemon {
     for (const std::string& name : names_) {
       Worker& worker = workers_[name];
       std::string recovered;
-      absl::StatusOr<std::unique_ptr<Service>> service =
-          Service::Open(name, config_.services().at(name), options_.state_folder, clock_, true, &recovered);
+      absl::StatusOr<std::unique_ptr<Service>> service = Service::Open(
+          name, config_.services().at(name), options_.state_folder, clock_, true, &recovered, options_.config_path);
       worker.loop = std::make_unique<EventLoop>(clock_, 8);
       if (service.status().GetPayload(kInRecovery).has_value()) {
         // Its tree may be half of each state: nothing runs on it. The other services are not to suffer for it.
@@ -356,6 +357,7 @@ class Daemon {
           report->set_service(name);
           report->set_tree(config_.services().at(name).tree());
           report->set_open_operation_id(open_operation);
+          *report->mutable_setup() = SetupOf(config_.services().at(name), options_.state_folder);
           *report->mutable_reported_at() = ToProto(clock_.Now());
           std::string unproved;
           std::map<Standing, uint64_t> standings = {{Standing::kUnknown, 0}, {Standing::kGood, 0}, {Standing::kBad, 0}};
@@ -393,7 +395,7 @@ class Daemon {
             return;
           }
           for (const ProbeResult& probe : probes) {
-            healthy = healthy && probe.passed;
+            healthy = healthy && !CountsAgainst(probe);
             by_kind.try_emplace(probe.kind, true).first->second &= probe.passed;
             *report->add_probes() = ToWire(probe);
           }

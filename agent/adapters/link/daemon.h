@@ -26,9 +26,11 @@ class Service {
   // Opens the engine and lets it recover (before anything else may touch or start the service), then the rest. What
   // recovery did is put in `recovered`; when it fails, the status has the payload kInRecovery. `with_supervisor` false:
   // nothing is started or probed.
+  // `config_path` is agent.yaml itself, for whoever asks what is wrong with it now; may be empty.
   static absl::StatusOr<std::unique_ptr<Service>> Open(const std::string& name, const v1::AgentServiceConfig& config,
                                                        const std::string& state_folder, Clock& clock,
-                                                       bool with_supervisor, std::string* recovered);
+                                                       bool with_supervisor, std::string* recovered,
+                                                       const std::string& config_path = "");
   virtual ~Service() = default;
   virtual StepRunner& runner() = 0;
   virtual Engine& engine() = 0;
@@ -41,6 +43,7 @@ class Service {
 struct DaemonOptions {
   std::string state_folder;
   std::string metrics_address;
+  std::string config_path;
 };
 
 // Runs until SIGTERM or SIGINT. `config` passed the checks.

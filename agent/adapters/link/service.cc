@@ -5,10 +5,14 @@
 #include "agent/adapters/config/agent_config.h"
 #include "agent/adapters/database/hook_runner.h"
 #include "agent/adapters/database/sqlite_copier.h"
+#include "agent/adapters/doctor/host_examiner.h"
 #include "agent/adapters/git/git_mirror.h"
 #include "agent/adapters/link/daemon.h"
 #include "agent/adapters/probe/make_probes.h"
+#include "agent/adapters/restore/after_restore.h"
 #include "agent/adapters/supervisor/make_supervisor.h"
+#include "agent/adapters/supervisor/systemd_supervisor.h"
+#include "common/adapters/proto_time.h"
 #include "common/log.h"
 #include "common/status.h"
 #include "rb/v1/agent_config.pb.h"
@@ -50,7 +54,8 @@ class ServiceImpl final : public Service {
 
 absl::StatusOr<std::unique_ptr<Service>> Service::Open(const std::string& name, const v1::AgentServiceConfig& config,
                                                        const std::string& state_folder, Clock& clock,
-                                                       bool with_supervisor, std::string* recovered) {
+                                                       bool with_supervisor, std::string* recovered,
+                                                       const std::string& config_path) {
   auto service = std::make_unique<ServiceImpl>();
   RB_ASSIGN_OR_RETURN(const ServiceTree tree, ToServiceTree(name, config));
   Engine::Options options;
@@ -97,6 +102,24 @@ absl::StatusOr<std::unique_ptr<Service>> Service::Open(const std::string& name, 
     RB_ASSIGN_OR_RETURN(service->supervisor_, MakeSupervisor(name, config, state_folder, clock));
     ports.supervisor = service->supervisor_.get();
     RB_ASSIGN_OR_RETURN(ports.probes, MakeProbes(config, *service->supervisor_, tree, state_folder, clock));
+    if (config.has_after_restore()) {
+      AfterRestoreOptions after;
+      after.tree = tree;
+      after.clear.assign(config.after_restore().clear().begin(), config.after_restore().clear().end());
+      after.restart.assign(config.after_restore().restart().begin(), config.after_restore().restart().end());
+      after.supervisor_of = [&clock](const std::string& unit) {
+        return std::make_unique<SystemdSupervisor>(unit, clock);
+      };
+      if (config.after_restore().has_timeout()) after.restart_timeout = FromProto(config.after_restore().timeout());
+      ports.after_restore = MakeAfterRestore(std::move(after), clock);
+    }
+    HostExaminerOptions examiner;
+    examiner.service = name;
+    examiner.state_folder = state_folder;
+    examiner.config_path = config_path;
+    examiner.supervisor = service->supervisor_.get();
+    ports.examiner = MakeHostExaminer(config, std::move(examiner), clock);
+    ports.step_waits = &service->step_waits_;
   }
   service->runner_ = std::make_unique<StepRunner>(std::move(ports));
   return service;

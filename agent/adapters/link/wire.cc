@@ -119,6 +119,37 @@ Delta DeltaFromWire(const v1::DeltaSummary& wire) {
   return delta;
 }
 
+void DiskToWire(const DiskFacts& disk, v1::DiskFacts* wire) {
+  wire->set_free_bytes(disk.free_bytes);
+  wire->set_total_bytes(disk.total_bytes);
+  wire->set_free_inodes(disk.free_inodes);
+  wire->set_total_inodes(disk.total_inodes);
+}
+
+v1::HostFacts FactsToWire(const HostFacts& facts) {
+  v1::HostFacts wire;
+  *wire.mutable_clock_at() = ToProto(facts.clock_at);
+  DiskToWire(facts.tree_disk, wire.mutable_tree_disk());
+  DiskToWire(facts.state_disk, wire.mutable_state_disk());
+  wire.set_expected_owner(Printable(facts.expected_owner));
+  wire.set_tree_owner(Printable(facts.tree_owner));
+  wire.set_foreign_entries(facts.foreign_entries);
+  const auto add = [](const std::vector<std::string>& texts, google::protobuf::RepeatedPtrField<std::string>* to) {
+    for (const std::string& text : texts) *to->Add() = Truncate(Printable(text), kLongestText);
+  };
+  add(facts.foreign_samples, wire.mutable_foreign_samples());
+  add(facts.exposed_folders, wire.mutable_exposed_folders());
+  wire.set_unit_needs_reload(facts.unit_needs_reload);
+  wire.set_unit_problem(Truncate(Printable(facts.unit_problem), kLongestText));
+  if (facts.git_fetched_at != absl::InfinitePast()) *wire.mutable_git_fetched_at() = ToProto(facts.git_fetched_at);
+  wire.set_has_git(facts.has_git);
+  wire.set_git_problem(Truncate(Printable(facts.git_problem), kLongestText));
+  add(facts.config_problems, wire.mutable_config_problems());
+  add(facts.probe_problems, wire.mutable_probe_problems());
+  wire.set_looked_at_all(facts.looked_at_all);
+  return wire;
+}
+
 Release ReleaseFromWire(const v1::Release& wire) {
   Release release;
   release.name = wire.name();
@@ -169,6 +200,7 @@ v1::ProbeResult ToWire(const ProbeResult& probe) {
   wire.set_observed(Truncate(Printable(probe.observed), kLongestText));
   wire.set_expected(Truncate(Printable(probe.expected), kLongestText));
   *wire.mutable_took() = ToProto(probe.took);
+  wire.set_external(probe.external);
   return wire;
 }
 
@@ -189,6 +221,7 @@ absl::StatusOr<Task> FromWire(const v1::Task& wire) {
       step.method = MethodFromWire(wire.inspect().method());
       step.components = ComponentsFromWire(wire.inspect().components());
       step.fetch = wire.inspect().fetch();
+      step.examine = wire.inspect().examine();
       task.step = step;
       return task;
     }
@@ -325,6 +358,7 @@ v1::TaskResult ToWire(const TaskResult& result) {
   wire.set_from_commit(result.from_commit);
   wire.set_from_version(Printable(result.from_version));
   wire.set_done_alone(result.done_alone);
+  if (result.facts.has_value()) *wire.mutable_facts() = FactsToWire(*result.facts);
   return wire;
 }
 
@@ -351,6 +385,7 @@ TaskResult FromWire(const v1::TaskResult& wire) {
     read.observed = probe.observed();
     read.expected = probe.expected();
     read.took = FromProto(probe.took());
+    read.external = probe.external();
     result.probes.push_back(std::move(read));
   }
   result.problems.assign(wire.problems().begin(), wire.problems().end());

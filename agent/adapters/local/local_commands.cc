@@ -219,6 +219,8 @@ int Rollback(LocalOperation* operation, const std::string& service, const std::s
                 std::string(result.status.message()));
     return Complain(reverted.status.ok() ? kReverted : kNeedsAttention, std::string(result.status.message()));
   }
+  // What went wrong beside the swap decides nothing, and is said.
+  for (const std::string& problem : result.problems) std::fprintf(stderr, "rb-agent: %s\n", problem.c_str());
   result = operation->Run(VerifyStep());
   if (result.verdict != Verdict::kHealthy) {
     std::fprintf(stderr, "rb-agent: not healthy on the new state; going back\n");
@@ -301,8 +303,8 @@ int RunLocal(const v1::AgentConfig& config, const std::string& state_folder, con
     if (request.verb == "list") return kDone;
     bool healthy = true;
     for (const ProbeResult& probe : (*service)->runner().ProbeOnce()) {
-      healthy = healthy && probe.passed;
-      std::printf("%s %s: %s\n", probe.passed ? "ok  " : "FAIL", Printable(probe.name).c_str(),
+      healthy = healthy && !CountsAgainst(probe);
+      std::printf("%s %s: %s\n", probe.passed ? "ok  " : probe.external ? "down (external)" : "FAIL", Printable(probe.name).c_str(),
                   Printable(probe.observed).c_str());
     }
     return healthy ? kDone : kNeedsAttention;

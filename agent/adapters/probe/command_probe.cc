@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <regex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "agent/adapters/probe/probes.h"
 #include "agent/adapters/supervisor/spawn.h"
 #include "common/text.h"
@@ -16,7 +18,9 @@ namespace rb::agent {
 namespace {
 
 // What of its output is kept, from the end.
-constexpr size_t kTailBytes = 2048;
+constexpr size_t kTailBytes = 65536;
+// Longer lines are matched as far as this: std::regex takes stack by the character.
+constexpr size_t kLineBytes = 2048;
 
 class CommandProbe final : public Probe {
  public:
@@ -30,6 +34,8 @@ class CommandProbe final : public Probe {
     for (const std::string& argument : options_.argv) absl::StrAppend(&result.name, " ", argument);
     result.name = OneLine(result.name, 200);
     result.expected = "exit status 0";
+    if (!options_.expect.empty())
+      absl::StrAppend(&result.expected, ", a line with /", OneLine(options_.expect, 200), "/");
     RunCommand(begun + options_.timeout, &result);
     result.took = clock_.Monotonic() - begun;
     return result;
@@ -83,8 +89,25 @@ class CommandProbe final : public Probe {
     result->observed = timed_out  ? absl::StrCat("did not end within ", FormatSeconds(options_.timeout))
                        : end.ok() ? end->text
                                   : OneLine(end.status().message());
+    if (!options_.expect.empty() && result->passed && !HasExpectedLine(tail)) {
+      result->passed = false;
+      absl::StrAppend(&result->observed, ", no such line");
+    }
     const std::string said = OneLine(tail.substr(tail.size() - std::min<size_t>(tail.size(), 300)));
     if (!said.empty()) absl::StrAppend(&result->observed, ": ", said);
+  }
+
+  bool HasExpectedLine(const std::string& output) const {
+    try {
+      const std::regex pattern(options_.expect, std::regex::ECMAScript);
+      for (const absl::string_view line : absl::StrSplit(output, '\n')) {
+        const absl::string_view piece = line.substr(0, kLineBytes);
+        if (std::regex_search(piece.begin(), piece.end(), pattern)) return true;
+      }
+    } catch (const std::regex_error&) {
+      // too complex for what is there
+    }
+    return false;
   }
 
   // Reads what is there, at most 1 MiB at a time. False at the end.

@@ -1,5 +1,7 @@
 #include <curl/curl.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <mutex>
@@ -21,6 +23,7 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kLargestBodyBytes = 1 << 20;
+constexpr size_t kLargestVersionFileBytes = 65536;
 
 struct Response {
   // What went wrong before there was an answer, or "".
@@ -116,6 +119,8 @@ class HttpProbe final : public Probe {
     for (const auto& [field, value] : options_.json) {
       absl::StrAppend(&result.expected, ", ", OneLine(field, 60), " = ", OneLine(value, 60));
     }
+    if (!options_.contains.empty())
+      absl::StrAppend(&result.expected, ", \"", OneLine(options_.contains, 100), "\" in it");
     result.expected = Truncate(result.expected, 1000);
     Look(&result);
     result.took = clock_.Monotonic() - begun;
@@ -145,6 +150,10 @@ class HttpProbe final : public Probe {
         }
       }
     }
+    if (!options_.contains.empty() && !absl::StrContains(response.body, options_.contains)) {
+      passed = false;
+      absl::StrAppend(&result->observed, ", ", FormatBytes(response.body.size()), " without it");
+    }
     result->observed = Truncate(result->observed, 1000);
     result->passed = passed;
   }
@@ -160,7 +169,7 @@ class VersionProbe final : public Probe {
   ProbeResult Run(const ProbeContext& context) override {
     const absl::Duration begun = clock_.Monotonic();
     ProbeResult result;
-    result.name = absl::StrCat("version ", OneLine(options_.url, 200));
+    result.name = absl::StrCat("version ", OneLine(options_.file.empty() ? options_.url : options_.file, 200));
     result.kind = "version";
     Look(context, &result);
     result.took = clock_.Monotonic() - begun;
@@ -175,20 +184,12 @@ class VersionProbe final : public Probe {
                                      context.expected_commit.substr(0, 12)))
               : "not known";
     if (context.expected_commit.empty() && known) result->expected = OneLine(context.expected_version);
-    const Response response = Fetch(options_.url, options_.timeout);
-    if (!response.problem.empty()) {
-      result->observed = OneLine(response.problem);
+    std::string text;
+    if (const std::string problem = FindVersion(&text); !problem.empty()) {
+      result->observed = OneLine(problem);
       result->passed = false;
       return;
     }
-    const json document = json::parse(response.body, nullptr, /*allow_exceptions=*/false);
-    const json* value = document.is_discarded() ? nullptr : Find(document, options_.json);
-    if (value == nullptr) {
-      result->observed = absl::StrCat("status ", response.status, ", ", OneLine(options_.json, 60), " is not there");
-      result->passed = false;
-      return;
-    }
-    const std::string text = value->is_string() ? value->get<std::string>() : Show(*value);
     result->observed = absl::StrCat("\"", OneLine(text), "\"");
     if (!known) {
       result->passed = true;
@@ -196,6 +197,34 @@ class VersionProbe final : public Probe {
       return;
     }
     result->passed = IsVersion(text, context.expected_version) || IsCommit(text, context.expected_commit);
+  }
+
+  // What was in the way, or "".
+  std::string FindVersion(std::string* text) const {
+    std::string body;
+    std::string where = "the file";
+    if (options_.file.empty()) {
+      Response response = Fetch(options_.url, options_.timeout);
+      if (!response.problem.empty()) return response.problem;
+      where = absl::StrCat("status ", response.status);
+      body = std::move(response.body);
+    } else {
+      const UniqueFd file = OpenBeneath(options_.tree, absl::StrCat(options_.tree, "/", options_.file));
+      if (!file.valid()) return absl::StrCat("cannot read it: ", strerror(errno));
+      body.resize(kLargestVersionFileBytes);
+      const ssize_t n = pread(file.get(), body.data(), body.size(), 0);
+      if (n < 0) return absl::StrCat("cannot read it: ", strerror(errno));
+      body.resize(static_cast<size_t>(n));
+    }
+    if (options_.json.empty()) {
+      *text = std::string(absl::StripAsciiWhitespace(body.substr(0, body.find('\n'))));
+      return text->empty() ? "its first line is empty" : "";
+    }
+    const json document = json::parse(body, nullptr, /*allow_exceptions=*/false);
+    const json* value = document.is_discarded() ? nullptr : Find(document, options_.json);
+    if (value == nullptr) return absl::StrCat(where, ", ", OneLine(options_.json, 60), " is not there");
+    *text = value->is_string() ? value->get<std::string>() : Show(*value);
+    return "";
   }
 
   static bool IsVersion(const std::string& text, const std::string& wanted) {
@@ -209,8 +238,58 @@ class VersionProbe final : public Probe {
   Clock& clock_;
 };
 
+class MetricsProbe final : public Probe {
+ public:
+  MetricsProbe(MetricsProbeOptions options, Clock& clock) : options_(std::move(options)), clock_(clock) {}
+
+  ProbeResult Run(const ProbeContext&) override {
+    const absl::Duration begun = clock_.Monotonic();
+    ProbeResult result;
+    result.name = absl::StrCat("metrics ", OneLine(options_.url, 200));
+    result.kind = "metrics";
+    result.expected = "status 200, Prometheus text";
+    for (const std::string& name : options_.require) absl::StrAppend(&result.expected, ", ", OneLine(name, 100));
+    result.expected = Truncate(result.expected, 1000);
+    Look(&result);
+    result.took = clock_.Monotonic() - begun;
+    return result;
+  }
+
+ private:
+  void Look(ProbeResult* result) {
+    const Response response = Fetch(options_.url, options_.timeout);
+    if (!response.problem.empty()) {
+      result->observed = OneLine(response.problem);
+      return;
+    }
+    result->observed = absl::StrCat("status ", response.status);
+    if (response.status != 200) return;
+    const absl::StatusOr<std::map<std::string, size_t>> metrics = ParsePrometheusText(response.body);
+    if (!metrics.ok()) {
+      absl::StrAppend(&result->observed, ", ", OneLine(metrics.status().message()));
+      return;
+    }
+    size_t samples = 0;
+    for (const auto& [name, count] : *metrics) samples += count;
+    absl::StrAppend(&result->observed, ", ", samples, " samples");
+    result->passed = samples > 0;
+    for (const std::string& name : options_.require) {
+      if (metrics->count(name) != 0) continue;
+      result->passed = false;
+      absl::StrAppend(&result->observed, ", none of ", OneLine(name, 100));
+    }
+    result->observed = Truncate(result->observed, 1000);
+  }
+
+  const MetricsProbeOptions options_;
+  Clock& clock_;
+};
+
 }  // namespace
 
+std::unique_ptr<Probe> MakeMetricsProbe(MetricsProbeOptions options, Clock& clock) {
+  return std::make_unique<MetricsProbe>(std::move(options), clock);
+}
 std::unique_ptr<Probe> MakeHttpProbe(HttpProbeOptions options, Clock& clock) {
   return std::make_unique<HttpProbe>(std::move(options), clock);
 }

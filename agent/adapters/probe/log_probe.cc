@@ -1,7 +1,5 @@
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <systemd/sd-journal.h>
 #include <unistd.h>
 
@@ -15,7 +13,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "agent/adapters/probe/probes.h"
 #include "common/durable_file.h"
 #include "common/status.h"
@@ -169,24 +166,7 @@ class LogProbe final : public Probe {
   }
 
  private:
-  UniqueFd Open() const {
-    // Not blocking, in case somebody put a pipe there.
-    constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-    absl::string_view below = options_.file;
-    UniqueFd fd;
-    if (!options_.tree.empty() && absl::ConsumePrefix(&below, options_.tree + "/")) {
-      const UniqueFd tree(open(options_.tree.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-      open_how how = {};
-      how.flags = kFlags;
-      how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-      fd.Reset(static_cast<int>(syscall(SYS_openat2, tree.get(), std::string(below).c_str(), &how, sizeof how)));
-    } else {
-      fd.Reset(open(options_.file.c_str(), kFlags));
-    }
-    struct stat status;
-    if (fd.valid() && (fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode))) fd.Reset();
-    return fd;
-  }
+  UniqueFd Open() const { return OpenBeneath(options_.tree, options_.file); }
 
   // Where the log ended before the service was started, if an agent before us knew; otherwise only new lines count
   // against the service, and `expect` is looked for in the last part of the log.

@@ -28,8 +28,10 @@ std::string InTree(const ServiceTree& tree, const std::string& path) {
   return path[0] == '/' ? path : absl::StrCat(tree.tree, "/", path);
 }
 
-std::unique_ptr<Probe> UnitProbeFor(absl::Duration stable_for, Supervisor& supervisor, Clock& clock) {
-  return MakeUnitProbe(stable_for, supervisor, clock, [](int64_t pid) { return ProcessAge(static_cast<pid_t>(pid)); });
+std::unique_ptr<Probe> UnitProbeFor(UnitProbeOptions options, Supervisor& supervisor, Clock& clock) {
+  return MakeUnitProbe(
+      options, supervisor, clock, [](int64_t pid) { return ProcessAge(static_cast<pid_t>(pid)); },
+      [](int64_t pid) { return ProcessMemoryBytes(static_cast<pid_t>(pid)); });
 }
 
 // The user is looked up at each run: a tree may be missing, or have changed hands, when the agent starts.
@@ -72,13 +74,16 @@ absl::StatusOr<std::vector<std::unique_ptr<Probe>>> MakeProbes(const v1::AgentSe
     const v1::ProbeConfig& probe = config.probes(i);
     switch (probe.probe_case()) {
       case v1::ProbeConfig::kUnit:
-        probes.push_back(UnitProbeFor(ToDuration(probe.unit().stable_for()), supervisor, clock));
+        probes.push_back(UnitProbeFor(
+            {ToDuration(probe.unit().stable_for()), ParseByteCount(probe.unit().memory_below()).value_or(0)},
+            supervisor, clock));
         break;
       case v1::ProbeConfig::kHttp: {
         HttpProbeOptions options;
         options.url = probe.http().url();
         if (probe.http().status() != 0) options.status = static_cast<int>(probe.http().status());
         options.json.insert(probe.http().json().begin(), probe.http().json().end());
+        options.contains = probe.http().contains();
         options.timeout = TimeoutOf(probe.http(), options.timeout);
         probes.push_back(MakeHttpProbe(std::move(options), clock));
         break;
@@ -86,6 +91,8 @@ absl::StatusOr<std::vector<std::unique_ptr<Probe>>> MakeProbes(const v1::AgentSe
       case v1::ProbeConfig::kVersion: {
         VersionProbeOptions options;
         options.url = probe.version().url();
+        options.file = probe.version().file();
+        options.tree = tree.tree;
         options.json = probe.version().json();
         options.timeout = TimeoutOf(probe.version(), options.timeout);
         probes.push_back(MakeVersionProbe(std::move(options), clock));
@@ -125,15 +132,24 @@ absl::StatusOr<std::vector<std::unique_ptr<Probe>>> MakeProbes(const v1::AgentSe
         options.argv.assign(probe.command().argv().begin(), probe.command().argv().end());
         options.folder = tree.tree;
         options.timeout = TimeoutOf(probe.command(), options.timeout);
+        options.expect = probe.command().expect();
         probes.push_back(std::make_unique<CommandProbeAsUser>(config, tree, std::move(options), clock));
         break;
       }
-      case v1::ProbeConfig::kMetrics:
+      case v1::ProbeConfig::kMetrics: {
+        MetricsProbeOptions options;
+        options.url = probe.metrics().url();
+        options.require.assign(probe.metrics().require().begin(), probe.metrics().require().end());
+        options.timeout = TimeoutOf(probe.metrics(), options.timeout);
+        probes.push_back(MakeMetricsProbe(std::move(options), clock));
+        break;
+      }
       case v1::ProbeConfig::PROBE_NOT_SET:
         return absl::InvalidArgumentError(absl::StrCat("probe ", i, " of ", tree.service, " names no probe"));
     }
+    if (probe.external()) probes.back() = MakeExternalProbe(std::move(probes.back()));
   }
-  if (probes.empty()) probes.push_back(UnitProbeFor(absl::ZeroDuration(), supervisor, clock));
+  if (probes.empty()) probes.push_back(UnitProbeFor({}, supervisor, clock));
   return probes;
 }
 

@@ -1,8 +1,12 @@
 #include "agent/adapters/probe/probes.h"
 
+#include <fcntl.h>
+#include <linux/openat2.h>
 #include <netdb.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +16,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "agent/adapters/database/sqlite_copier.h"
 #include "common/text.h"
 #include "common/unique_fd.h"
@@ -21,17 +26,24 @@ namespace {
 
 class UnitProbe final : public Probe {
  public:
-  UnitProbe(absl::Duration stable_for, Supervisor& supervisor, Clock& clock, AgeOf age_of)
-      : stable_for_(stable_for), supervisor_(supervisor), clock_(clock), age_of_(std::move(age_of)) {}
+  UnitProbe(UnitProbeOptions options, Supervisor& supervisor, Clock& clock, AgeOf age_of, MemoryOf memory_of)
+      : options_(options),
+        supervisor_(supervisor),
+        clock_(clock),
+        age_of_(std::move(age_of)),
+        memory_of_(std::move(memory_of)) {}
 
   ProbeResult Run(const ProbeContext& context) override {
     const absl::Duration begun = clock_.Monotonic();
     ProbeResult result;
     result.name = "unit";
     result.kind = "unit";
-    result.expected = stable_for_ > absl::ZeroDuration() && !context.quick
-                          ? absl::StrCat("active, the same process for ", FormatSeconds(stable_for_))
+    result.expected = options_.stable_for > absl::ZeroDuration() && !context.quick
+                          ? absl::StrCat("active, the same process for ", FormatSeconds(options_.stable_for))
                           : "active";
+    if (options_.memory_below_bytes > 0) {
+      absl::StrAppend(&result.expected, ", less than ", FormatBytes(options_.memory_below_bytes), " of memory");
+    }
     Look(context, &result);
     result.took = clock_.Monotonic() - begun;
     return result;
@@ -51,12 +63,20 @@ class UnitProbe final : public Probe {
       return;
     }
     const absl::Duration age = Age(*state);
-    absl::Duration wanted = context.quick ? absl::ZeroDuration() : stable_for_;
+    absl::Duration wanted = context.quick ? absl::ZeroDuration() : options_.stable_for;
     if (state->restarts > 0) wanted = std::max(wanted, kSettlesAfter);
     result->passed = age >= wanted;
-    result->observed =
-        OneLine(absl::StrCat("active, process ", state->main_pid, " for ", FormatSeconds(age), restarts,
-                             result->passed ? "" : absl::StrCat(" (wants ", FormatSeconds(wanted), ")"), failure));
+    result->observed = OneLine(absl::StrCat("active, process ", state->main_pid, " for ", FormatSeconds(age), restarts,
+                                            result->passed ? "" : absl::StrCat(" (wants ", FormatSeconds(wanted), ")"),
+                                            LookAtMemory(state->main_pid, result), failure));
+  }
+
+  // Says how much it takes, where there is a bound, and fails the result when that is too much.
+  std::string LookAtMemory(int64_t pid, ProbeResult* result) {
+    if (options_.memory_below_bytes == 0) return "";
+    const absl::StatusOr<uint64_t> taken = memory_of_(pid);
+    result->passed = result->passed && taken.ok() && *taken < options_.memory_below_bytes;
+    return taken.ok() ? absl::StrCat(", ", FormatBytes(*taken)) : ", its memory is not known";
   }
 
   // Of this run of the service: as the kernel says, or since we first saw it.
@@ -87,10 +107,11 @@ class UnitProbe final : public Probe {
     return "";
   }
 
-  const absl::Duration stable_for_;
+  const UnitProbeOptions options_;
   Supervisor& supervisor_;
   Clock& clock_;
   const AgeOf age_of_;
+  const MemoryOf memory_of_;
   int64_t seen_pid_ = -1;
   std::string seen_invocation_;
   absl::Duration seen_at_;
@@ -179,6 +200,20 @@ class TcpProbe final : public Probe {
   Clock& clock_;
 };
 
+class ExternalProbe final : public Probe {
+ public:
+  explicit ExternalProbe(std::unique_ptr<Probe> inner) : inner_(std::move(inner)) {}
+  ProbeResult Run(const ProbeContext& context) override {
+    ProbeResult result = inner_->Run(context);
+    result.external = true;
+    return result;
+  }
+  void BeforeStart() override { inner_->BeforeStart(); }
+
+ private:
+  const std::unique_ptr<Probe> inner_;
+};
+
 }  // namespace
 
 std::string OneLine(absl::string_view text, size_t limit) {
@@ -187,8 +222,31 @@ std::string OneLine(absl::string_view text, size_t limit) {
   return Truncate(Printable(Truncate(line, limit)), limit);
 }
 
-std::unique_ptr<Probe> MakeUnitProbe(absl::Duration stable_for, Supervisor& supervisor, Clock& clock, AgeOf age_of) {
-  return std::make_unique<UnitProbe>(stable_for, supervisor, clock, std::move(age_of));
+UniqueFd OpenBeneath(const std::string& tree, const std::string& file) {
+  // Not blocking, in case somebody put a pipe there.
+  constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  absl::string_view below = file;
+  UniqueFd fd;
+  if (!tree.empty() && absl::ConsumePrefix(&below, tree + "/")) {
+    const UniqueFd folder(open(tree.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    open_how how = {};
+    how.flags = kFlags;
+    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+    fd.Reset(static_cast<int>(syscall(SYS_openat2, folder.get(), std::string(below).c_str(), &how, sizeof how)));
+  } else {
+    fd.Reset(open(file.c_str(), kFlags));
+  }
+  struct stat status;
+  if (fd.valid() && (fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode))) fd.Reset();
+  return fd;
+}
+
+std::unique_ptr<Probe> MakeUnitProbe(UnitProbeOptions options, Supervisor& supervisor, Clock& clock, AgeOf age_of,
+                                     MemoryOf memory_of) {
+  return std::make_unique<UnitProbe>(options, supervisor, clock, std::move(age_of), std::move(memory_of));
+}
+std::unique_ptr<Probe> MakeExternalProbe(std::unique_ptr<Probe> inner) {
+  return std::make_unique<ExternalProbe>(std::move(inner));
 }
 std::unique_ptr<Probe> MakeSqliteProbe(std::string path, std::string name, Clock& clock) {
   return std::make_unique<SqliteProbe>(std::move(path), std::move(name), clock);

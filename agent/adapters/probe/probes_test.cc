@@ -152,12 +152,15 @@ void ExpectReadable(const ProbeResult& result) {
 
 class UnitProbeTest : public ::testing::Test {
  protected:
-  std::unique_ptr<Probe> Make(absl::Duration stable_for) {
-    return MakeUnitProbe(stable_for, supervisor_, clock_, [this](int64_t) { return age_; });
+  std::unique_ptr<Probe> Make(absl::Duration stable_for, uint64_t memory_below = 0) {
+    return MakeUnitProbe(
+        {stable_for, memory_below}, supervisor_, clock_, [this](int64_t) { return age_; },
+        [this](int64_t) { return memory_; });
   }
   FakeClock clock_;
   FakeSupervisor supervisor_;
   absl::StatusOr<absl::Duration> age_ = absl::NotFoundError("no such process");
+  absl::StatusOr<uint64_t> memory_ = uint64_t{100} << 20;
 };
 
 TEST_F(UnitProbeTest, PassesOnceTheSameProcessHasRunForLongEnough) {
@@ -215,6 +218,24 @@ TEST_F(UnitProbeTest, AQuickLookIsEnoughForWhatHasRunForLong) {
   EXPECT_TRUE(probe->Run({}).passed);
   supervisor_.Crash("killed by signal 9");
   EXPECT_TRUE(probe->Run(Quick()).passed);
+}
+
+TEST_F(UnitProbeTest, MemoryHasItsBoundAlsoAtAQuickLook) {
+  const auto probe = Make(absl::ZeroDuration(), uint64_t{300} << 20);
+  RB_ASSERT_OK(supervisor_.Start(absl::Seconds(1)));
+  EXPECT_TRUE(probe->Run(Quick()).passed);
+  EXPECT_THAT(probe->Run({}).observed, HasSubstr("100.0 MiB"));
+  memory_ = uint64_t{300} << 20;
+  const ProbeResult result = probe->Run(Quick());
+  EXPECT_FALSE(result.passed);
+  EXPECT_THAT(result.expected, HasSubstr("less than 300.0 MiB of memory"));
+  EXPECT_THAT(result.observed, HasSubstr("300.0 MiB"));
+  memory_ = absl::NotFoundError("gone");
+  EXPECT_FALSE(probe->Run({}).passed);
+  RB_ASSERT_OK_AND_ASSIGN(const uint64_t own, ProcessMemoryBytes(getpid()));
+  EXPECT_GT(own, uint64_t{1} << 20);
+  EXPECT_LT(own, uint64_t{1} << 40);
+  EXPECT_FALSE(ProcessMemoryBytes(0).ok());
 }
 
 TEST_F(UnitProbeTest, WhatCannotBeAskedHasNotPassed) {
@@ -289,6 +310,80 @@ TEST(HttpProbe, SaysWhatWentWrongOnTheWay) {
   EXPECT_FALSE(patient->Run({}).passed);
   server.AnswerRaw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ncut");
   EXPECT_FALSE(patient->Run({}).passed);
+}
+
+TEST(HttpProbe, LooksForTextInAPage) {
+  HttpServer server;
+  const auto probe = MakeHttpProbe({.url = server.url(), .contains = "Bot is online"}, SystemClock());
+  server.Answer("200 OK", "<html><b>Bot is online</b></html>");
+  EXPECT_TRUE(probe->Run({}).passed);
+  server.Answer("200 OK", "<html><b>Bot is offline</b></html>");
+  const ProbeResult result = probe->Run({});
+  ExpectReadable(result);
+  EXPECT_FALSE(result.passed);
+  EXPECT_EQ(result.expected, "status 200, \"Bot is online\" in it");
+  EXPECT_EQ(result.observed, "status 200, 34 B without it");
+  server.Answer("503 Nope", "Bot is online");
+  EXPECT_FALSE(probe->Run({}).passed);
+}
+
+TEST(MetricsProbe, WantsWhatPrometheusCanScrape) {
+  HttpServer server;
+  const auto probe = MakeMetricsProbe({.url = server.url(), .require = {"bot_messages_total"}}, SystemClock());
+  server.Answer("200 OK",
+                "# HELP bot_messages_total Seen.\n# TYPE bot_messages_total counter\n"
+                "bot_messages_total{room=\"a \\\" b\",} 3 1700000000000\nup 1\n");
+  ProbeResult result = probe->Run({});
+  ExpectReadable(result);
+  EXPECT_TRUE(result.passed) << result.observed;
+  EXPECT_EQ(result.observed, "status 200, 2 samples");
+  server.Answer("200 OK", "up 1\n");
+  EXPECT_EQ(probe->Run({}).observed, "status 200, 1 samples, none of bot_messages_total");
+  EXPECT_FALSE(probe->Run({}).passed);
+  server.Answer("200 OK", "<html>Sign in</html>");
+  result = probe->Run({});
+  EXPECT_FALSE(result.passed);
+  EXPECT_THAT(result.observed, HasSubstr("line 1 is no Prometheus text"));
+  server.Answer("500 Oops", "bot_messages_total 1\n");
+  EXPECT_FALSE(probe->Run({}).passed);
+  server.Answer("200 OK", "");
+  EXPECT_FALSE(MakeMetricsProbe({.url = server.url()}, SystemClock())->Run({}).passed) << "nothing is no metrics";
+}
+
+TEST(PrometheusText, TakesWhatAScraperTakesAndNothingElse) {
+  const std::vector<std::string> good = {
+      "a 1",         "a{} 1", "a{b=\"c\"} 1.5e-3", "a:b{c=\"d\",e=\"\"}\t+Inf", "a NaN", "a{b=\"x\\n\\\\y\"} -Inf 12",
+      "# any thing", ""};
+  for (const std::string& line : good) RB_EXPECT_OK(ParsePrometheusText(line)) << line;
+  const std::vector<std::string> bad = {"a",       "1a 1",        "a{b} 1", "a{b=\"c} 1",  "a{b=c} 1", "a 1 2 3",
+                                        "a 1 1.5", "a{b=\"c\" 1", "a one",  "{b=\"c\"} 1", "a{,} 1",   "a{b=\"c\\"};
+  for (const std::string& line : bad) EXPECT_FALSE(ParsePrometheusText("up 1\n" + line).ok()) << line;
+  EXPECT_THAT(ParsePrometheusText("up 1\nx"), FailsWith(absl::StatusCode::kInvalidArgument, "line 2"));
+}
+
+TEST(VersionProbe, ReadsAFileOfTheTreeAndNothingOutsideOfIt) {
+  TemporaryFolder folder;
+  std::filesystem::create_directories(folder / "tree");
+  const auto probe = MakeVersionProbe({.file = "VERSION", .tree = folder / "tree"}, SystemClock());
+  const ProbeContext context = Expecting("0123456789abcdef0123456789abcdef01234567", "v1.4.2");
+  EXPECT_FALSE(probe->Run(context).passed) << "not there";
+  std::ofstream(folder / "tree/VERSION") << "1.4.2 \nbuilt by ci\n";
+  ProbeResult result = probe->Run(context);
+  ExpectReadable(result);
+  EXPECT_TRUE(result.passed) << result.observed;
+  EXPECT_EQ(result.name, "version VERSION");
+  std::ofstream(folder / "tree/VERSION") << "1.4.3\n";
+  result = probe->Run(context);
+  EXPECT_FALSE(result.passed);
+  EXPECT_EQ(result.observed, "\"1.4.3\"");
+  const auto json = MakeVersionProbe({.file = "build.json", .tree = folder / "tree", .json = "git.sha"}, SystemClock());
+  std::ofstream(folder / "tree/build.json") << "{\"git\":{\"sha\":\"0123456789ab\"}}";
+  EXPECT_TRUE(json->Run(context).passed);
+  // A link that the service's user has planted shows nobody what lies outside of the tree.
+  std::ofstream(folder / "secret") << "v1.4.2\n";
+  std::filesystem::remove(folder / "tree/VERSION");
+  std::filesystem::create_symlink(folder / "secret", folder / "tree/VERSION");
+  EXPECT_FALSE(probe->Run(context).passed);
 }
 
 TEST(VersionProbe, ComparesWhatRunsWithWhatWasMeantToRun) {
@@ -539,6 +634,20 @@ TEST(CommandProbe, PassesWithStatusZero) {
   EXPECT_TRUE(run("sleep 1000 & exit 0").passed);
   EXPECT_LT(SystemClock().Monotonic() - begun, absl::Seconds(9));
 
+  const auto expecting = [&](const std::string& script, const std::string& expect) {
+    CommandProbeOptions with;
+    with.argv = {"/bin/sh", "-c", script};
+    with.folder = folder.path();
+    with.expect = expect;
+    return MakeCommandProbe(with, SystemClock())->Run({});
+  };
+  EXPECT_TRUE(expecting("echo hello; echo pong 12", "^pong [0-9]+$").passed);
+  EXPECT_FALSE(expecting("echo pong; exit 1", "pong").passed);
+  const ProbeResult silent = expecting("echo ping", "^pong$");
+  EXPECT_FALSE(silent.passed);
+  EXPECT_EQ(silent.expected, "exit status 0, a line with /^pong$/");
+  EXPECT_EQ(silent.observed, "exited with status 0, no such line: ping");
+
   CommandProbeOptions options;
   options.argv = {"/no/such/program"};
   options.folder = folder.path();
@@ -558,6 +667,8 @@ TEST(MakeProbes, MakesWhatTheFileAsksForInItsOrder) {
   config.add_probes()->mutable_sqlite()->set_path("data/bot.db");
   config.add_probes()->mutable_command()->add_argv("/bin/true");
   config.add_probes()->mutable_version()->set_url("http://127.0.0.1:1/");
+  config.add_probes()->mutable_metrics()->set_url("http://127.0.0.1:1/");
+  config.mutable_probes(0)->set_external(true);
   ServiceTree tree;
   tree.service = "bot";
   tree.tree = folder.path();
@@ -568,8 +679,9 @@ TEST(MakeProbes, MakesWhatTheFileAsksForInItsOrder) {
     const ProbeResult result = probe->Run({});
     ExpectReadable(result);
     kinds.push_back(result.kind);
+    EXPECT_EQ(result.external, result.kind == "tcp");
   }
-  EXPECT_THAT(kinds, ::testing::ElementsAre("tcp", "unit", "http", "log", "sqlite", "command", "version"));
+  EXPECT_THAT(kinds, ::testing::ElementsAre("tcp", "unit", "http", "log", "sqlite", "command", "version", "metrics"));
 }
 
 TEST(MakeProbes, AServiceWithoutProbesGetsAUnitProbe) {

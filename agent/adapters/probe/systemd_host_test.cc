@@ -94,8 +94,9 @@ TEST_F(SystemdHostTest, AUnitThatLoopsIsNeverHealthyAndSaysWhy) {
   ASSERT_TRUE(Eventually([&] { return State().restarts >= 3; }));
   // Not while the next run has just begun.
   EXPECT_TRUE(Eventually([&] { return absl::StrContains(State().last_failure, "exited with status 7"); }));
-  const auto probe = MakeUnitProbe(absl::ZeroDuration(), *supervisor_, SystemClock(),
-                                   [](int64_t pid) { return ProcessAge(static_cast<pid_t>(pid)); });
+  const auto probe = MakeUnitProbe(
+      {}, *supervisor_, SystemClock(), [](int64_t pid) { return ProcessAge(static_cast<pid_t>(pid)); },
+      [](int64_t pid) { return ProcessMemoryBytes(static_cast<pid_t>(pid)); });
   for (int i = 0; i < 50; ++i) EXPECT_FALSE(probe->Run({}).passed);
   RB_ASSERT_OK(supervisor_->Stop(absl::Seconds(10)));
   EXPECT_NE(State().activity, Activity::kActivating);

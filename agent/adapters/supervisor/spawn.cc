@@ -233,6 +233,17 @@ absl::StatusOr<absl::Duration> ProcessAge(pid_t pid) {
   return std::max(absl::ZeroDuration(), absl::DurationFromTimespec(now) - started);
 }
 
+absl::StatusOr<uint64_t> ProcessMemoryBytes(pid_t pid) {
+  // Sizes in pages: all, resident, …
+  RB_ASSIGN_OR_RETURN(const std::string text, ReadFile(absl::StrCat("/proc/", pid, "/statm"), 4096));
+  const std::vector<std::string> fields = absl::StrSplit(text, ' ');
+  uint64_t pages = 0;
+  if (pid <= 0 || fields.size() < 2 || !absl::SimpleAtoi(fields[1], &pages)) {
+    return absl::NotFoundError(absl::StrCat("no process ", pid));
+  }
+  return pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
 std::vector<pid_t> GroupMembers(const ProcessIdentity& leader) {
   std::vector<pid_t> members;
   if (leader.pid <= 1 || (kill(-leader.pid, 0) != 0 && errno == ESRCH)) return members;

@@ -32,6 +32,8 @@ absl::StatusOr<ProcessIdentity> IdentifyProcess(pid_t pid);
 std::string BootId();
 // How long the process has been running. NOT_FOUND.
 absl::StatusOr<absl::Duration> ProcessAge(pid_t pid);
+// Resident memory. NOT_FOUND.
+absl::StatusOr<uint64_t> ProcessMemoryBytes(pid_t pid);
 // Members of the group that `leader` began, that are alive (no zombies), sorted. None when its process id belongs to
 // another process by now: the kernel gives a process id out again only when no group of that number is left.
 std::vector<pid_t> GroupMembers(const ProcessIdentity& leader);

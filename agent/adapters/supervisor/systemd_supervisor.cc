@@ -334,6 +334,7 @@ absl::StatusOr<UnitState> SystemdSupervisor::GetState() {
   }
   state.main_pid = Get<uint32_t>(service, "MainPID", 0);
   state.restarts = Get<uint32_t>(service, "NRestarts", 0);
+  state.needs_reload = Get<bool>(unit, "NeedDaemonReload", false);
   state.invocation = Hex(Get<std::vector<uint8_t>>(unit, "InvocationID", {}));
   // CLD_EXITED, CLD_KILLED and CLD_DUMPED; 0 while the first run goes on. What the unit did when it was last stopped on
   // purpose (SIGTERM) counts as success for systemd.

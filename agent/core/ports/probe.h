@@ -10,7 +10,7 @@ namespace rb::agent {
 struct ProbeResult {
   // Unique within the service, for example "http http://127.0.0.1:8001/api/health".
   std::string name;
-  // "unit", "http", "log", "journal", "sqlite", "tcp", "command", "version".
+  // "unit", "http", "log", "journal", "sqlite", "tcp", "command", "version", "metrics".
   std::string kind;
   bool passed = false;
   // Passing or failing may still change without anything being wrong: keep asking until the deadline. False when it can
@@ -19,7 +19,12 @@ struct ProbeResult {
   std::string observed;
   std::string expected;
   absl::Duration took;
+  // It is of something that the service depends on: no rollback mends it, so it decides nothing.
+  bool external = false;
 };
+
+// Whether it speaks against the release that runs.
+inline bool CountsAgainst(const ProbeResult& probe) { return !probe.passed && !probe.external; }
 
 // What a run of probes is about.
 struct ProbeContext {

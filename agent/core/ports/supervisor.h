@@ -27,6 +27,8 @@ struct UnitState {
   uint32_t restarts = 0;
   // For a person: "exited with status 1", "killed by signal 9", "" while it runs for the first time.
   std::string last_failure;
+  // The unit's file has changed since it was read: what would be started is not what it says.
+  bool needs_reload = false;
 };
 
 // Starts and stops one service. Methods block; not thread-safe: one caller at a time, but GetState may be called from

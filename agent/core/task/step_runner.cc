@@ -39,7 +39,7 @@ HostState StateOf(const OpenTransaction& open) {
 
 std::string FirstFailure(const std::vector<ProbeResult>& round) {
   for (const ProbeResult& probe : round) {
-    if (!probe.passed) return absl::StrCat(probe.name, ": ", probe.observed, " (expected ", probe.expected, ")");
+    if (CountsAgainst(probe)) return absl::StrCat(probe.name, ": ", probe.observed, " (expected ", probe.expected, ")");
   }
   return "";
 }
@@ -109,6 +109,13 @@ std::vector<ProbeResult> StepRunner::ProbeOnce(const std::atomic<bool>* hurry) {
 }
 
 void StepRunner::Inspect(const InspectStep& step, TaskResult* result) {
+  if (step.examine) {
+    if (ports_.examiner != nullptr) {
+      static const std::atomic<bool> kNever{false};
+      result->facts = ports_.examiner->Examine(ports_.step_waits == nullptr ? kNever : *ports_.step_waits);
+    }
+    return;
+  }
   result->problems = ports_.engine->Problems(std::nullopt);
   const bool has_target = step.target.kind != TargetReference::Kind::kNone;
   if (has_target) {
@@ -390,6 +397,19 @@ absl::Status StepRunner::StartService(Context* context) {
   return started;
 }
 
+absl::Status StepRunner::StartRestored(Context* context) {
+  if (ports_.after_restore == nullptr) return StartService(context);
+  const auto say = [&](std::vector<std::string> problems) {
+    for (std::string& problem : problems) context->result->problems.push_back(std::move(problem));
+  };
+  // After a crash it may have been started by then: caches of what runs are its own.
+  const absl::StatusOr<UnitState> state = ports_.supervisor->GetState();
+  if (!state.ok() || state->activity != UnitState::Activity::kActive) say(ports_.after_restore->BeforeStart());
+  const absl::Status started = StartService(context);
+  if (started.ok()) say(ports_.after_restore->AfterStart());
+  return started;
+}
+
 void StepRunner::Commit(const Task& task, Context* context) {
   TaskResult* result = context->result;
   const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
@@ -436,7 +456,7 @@ void StepRunner::Commit(const Task& task, Context* context) {
     }
     RB_FAILPOINT("agent.commit.after-swap");
   }
-  const absl::Status started = StartService(context);
+  const absl::Status started = StartRestored(context);
   RB_FAILPOINT("agent.commit.after-start");
   result->state = HostState::kCommitted;
   // A service that does not start is for the verification to judge.
@@ -538,7 +558,7 @@ void StepRunner::Revert(const Task& task, const RevertStep& step, Context* conte
     probe_context_.expected_commit = current->commit;
     probe_context_.expected_version = current->version;
   }
-  const absl::Status started = StartService(context);
+  const absl::Status started = StartRestored(context);
   result->state = HostState::kReverted;
   if (!started.ok()) result->status = Annotate(started, "the old state is back, but the service did not start");
   Verify(step.verify, context);

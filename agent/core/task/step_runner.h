@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "agent/core/engine/engine.h"
+#include "agent/core/ports/after_restore.h"
 #include "agent/core/ports/commit_source.h"
 #include "agent/core/ports/probe.h"
 #include "agent/core/ports/supervisor.h"
@@ -27,6 +28,12 @@ struct ServicePorts {
   // Null where agent.yaml names no repository.
   CommitSource* commits = nullptr;
   std::vector<std::unique_ptr<Probe>> probes;
+  // Null: nothing more is to be done.
+  std::unique_ptr<AfterRestore> after_restore;
+  // Null: an inspection of the host gives no facts.
+  std::unique_ptr<HostExaminer> examiner;
+  // True while a step waits for what is being looked at. Null: never.
+  const std::atomic<bool>* step_waits = nullptr;
   Clock* clock = nullptr;
   // Globs of config files, each of which has to pass `check_json`.
   std::vector<std::string> json_globs;
@@ -69,6 +76,9 @@ class StepRunner {
   absl::Status CheckConfig(const std::string& operation_id);
   absl::Status StopService(Context* context);
   absl::Status StartService(Context* context);
+  // The same on another release than the one that was stopped, with what has to happen beside it. What goes wrong with
+  // that is said in the result's problems: it decides nothing.
+  absl::Status StartRestored(Context* context);
   void FillCandidates(const InspectStep& step, TaskResult* result);
   std::vector<ProbeResult> ProbeRound(bool quick, const std::atomic<bool>* hurry = nullptr);
 

@@ -112,6 +112,46 @@ TEST_F(StepRunnerTest, AServiceIsNotStartedOnWhatCouldNotBeTakenBackUntilItIs) {
   EXPECT_EQ(hooks_.databases["main"], "two");
 }
 
+// Keeps what it was asked for, and whether the service ran then.
+class FakeAfterRestore final : public AfterRestore {
+ public:
+  FakeAfterRestore(std::vector<std::string>& calls, FakeSupervisor& supervisor)
+      : calls_(calls), supervisor_(supervisor) {}
+  std::vector<std::string> BeforeStart() override { return Called("clear"); }
+  std::vector<std::string> AfterStart() override { return Called("restart"); }
+
+ private:
+  std::vector<std::string> Called(const std::string& what) {
+    const bool runs = supervisor_.GetState()->activity == UnitState::Activity::kActive;
+    calls_.push_back(what + (runs ? " while it runs" : " while it is stopped"));
+    return {what + " failed"};
+  }
+  std::vector<std::string>& calls_;
+  FakeSupervisor& supervisor_;
+};
+
+TEST_F(StepRunnerTest, AfterRestoreIsPartOfCommitAndOfUndoAndItsFailureIsItsOwn) {
+  std::vector<std::string> calls;
+  ServicePorts ports;
+  ports.service = "bot";
+  ports.engine = engine_.get();
+  ports.supervisor = &supervisor_;
+  ports.clock = &clock_;
+  ports.after_restore = std::make_unique<FakeAfterRestore>(calls, supervisor_);
+  runner_ = std::make_unique<StepRunner>(std::move(ports));
+  PrepareWithData();
+  EXPECT_THAT(calls, ::testing::IsEmpty());
+  const TaskResult committed = Run(CommitStep());
+  RB_ASSERT_OK(committed.status);
+  EXPECT_EQ(committed.state, HostState::kCommitted);
+  EXPECT_THAT(committed.problems, ::testing::ElementsAre("clear failed", "restart failed"));
+  const TaskResult reverted = Run(RevertStep());
+  RB_ASSERT_OK(reverted.status);
+  EXPECT_THAT(reverted.problems, ::testing::ElementsAre("clear failed", "restart failed"));
+  EXPECT_THAT(calls, ::testing::ElementsAre("clear while it is stopped", "restart while it runs",
+                                            "clear while it is stopped", "restart while it runs"));
+}
+
 TEST_F(StepRunnerTest, AFailedDumpIsNoBackup) {
   hooks_.Fail("dump main", absl::InternalError("database main: connection refused"));
   EXPECT_THAT(Run(BackupStep()).status,

@@ -4,6 +4,7 @@
 #define RB_AGENT_CORE_TASK_TASK_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "agent/core/engine/engine.h"
+#include "agent/core/ports/host_examiner.h"
 #include "agent/core/ports/probe.h"
 #include "agent/core/release.h"
 #include "agent/core/service.h"
@@ -57,6 +59,8 @@ struct InspectStep {
   Method method = Method::kAuto;
   Components components;
   bool fetch = false;
+  // Nothing but this: look at the host itself.
+  bool examine = false;
 };
 struct BackupStep {
   std::string reason;
@@ -134,6 +138,8 @@ struct TaskResult {
   std::string from_commit;
   std::string from_version;
   bool done_alone = false;
+  // Of an inspection with `examine`.
+  std::optional<HostFacts> facts;
 };
 
 struct TaskProgress {

@@ -184,6 +184,24 @@ TEST(Verifier, HealthyFromTheFirstRoundAfterWhichNothingFailed) {
   EXPECT_EQ(hopeless.Take({fail}, absl::Seconds(1)), Verdict::kUnhealthy);
 }
 
+TEST(Verifier, WhatTheServiceDependsOnIsNotTheReleasesFault) {
+  VerifyPolicy policy;
+  policy.deadline = absl::Seconds(10);
+  ProbeResult pass;
+  pass.passed = true;
+  ProbeResult external;
+  external.external = true;
+  // Not even when it is final, nor when it is past the deadline.
+  external.may_recover = false;
+  Verifier verifier(policy, absl::ZeroDuration());
+  EXPECT_EQ(verifier.Take({pass, external}, absl::Seconds(1)), Verdict::kHealthy);
+  Verifier late(policy, absl::ZeroDuration());
+  EXPECT_EQ(late.Take({external, pass}, absl::Seconds(11)), Verdict::kHealthy);
+  ProbeResult fail;
+  Verifier both(policy, absl::ZeroDuration());
+  EXPECT_EQ(both.Take({external, fail}, absl::Seconds(10)), Verdict::kUnhealthy);
+}
+
 Release MakeRelease(const std::string& name, const std::string& commit, int minute, Standing standing) {
   Release release;
   release.name = "bot/" + name;
