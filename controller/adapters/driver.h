@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "common/event_loop.h"
 #include "controller/adapters/agent_registry.h"
+#include "controller/adapters/driver_observer.h"
 #include "controller/adapters/lock_queue.h"
 #include "controller/adapters/metrics.h"
 #include "controller/adapters/planning.h"
@@ -39,6 +40,12 @@ class Driver {
 
   // Nothing is owned; `fleet` is copied.
   Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock, ControllerMetrics& metrics);
+
+  // Before Resume; null: nobody.
+  void SetObserver(DriverObserver* observer) { observer_ = observer; }
+  const AgentRegistry& agents() const { return agents_; }
+  // The operation that holds the lock; empty if none.
+  std::string HolderOf(const std::string& service, const std::string& environment);
 
   // Takes up what an earlier controller left unfinished.
   absl::Status Resume();
@@ -134,6 +141,7 @@ class Driver {
   Planning planning_;
   LockQueue queue_;
   Watchers watchers_;
+  DriverObserver* observer_ = nullptr;
 };
 
 }  // namespace rb::controller

@@ -1,9 +1,10 @@
 #include "rbctl/areas/areas.h"
 
+#include "rbctl/areas/drill.h"
 #include "rbctl/areas/why.h"
 
 namespace rb::cli {
 
-std::vector<AddArea> AllAreas() { return {AddWhy}; }
+std::vector<AddArea> AllAreas() { return {AddDrills, AddWhy}; }
 
 }  // namespace rb::cli

@@ -5,10 +5,13 @@
 #include "agent/adapters/config/agent_config.h"
 #include "agent/adapters/database/hook_runner.h"
 #include "agent/adapters/database/sqlite_copier.h"
+#include "agent/adapters/fault/fault_records.h"
+#include "agent/adapters/fault/tree_fault_tools.h"
 #include "agent/adapters/git/git_mirror.h"
 #include "agent/adapters/link/daemon.h"
 #include "agent/adapters/probe/make_probes.h"
 #include "agent/adapters/supervisor/make_supervisor.h"
+#include "common/adapters/proto_time.h"
 #include "common/log.h"
 #include "common/status.h"
 #include "rb/v1/agent_config.pb.h"
@@ -31,6 +34,7 @@ class ServiceImpl final : public Service {
   Engine& engine() override { return *engine_; }
   std::atomic<bool>& cancelled() override { return cancelled_; }
   std::atomic<bool>& step_waits() override { return step_waits_; }
+  FaultKeeper& faults() override { return *faults_; }
 
  private:
   friend class Service;
@@ -42,6 +46,9 @@ class ServiceImpl final : public Service {
   std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<GitMirror> mirror_;
   std::unique_ptr<StepRunner> runner_;
+  std::unique_ptr<TreeFaultTools> fault_tools_;
+  std::unique_ptr<FileFaultRecords> fault_records_;
+  std::unique_ptr<FaultKeeper> faults_;
 };
 
 }  // namespace
@@ -90,6 +97,25 @@ absl::StatusOr<std::unique_ptr<Service>> Service::Open(const std::string& name, 
     RB_ASSIGN_OR_RETURN(ports.probes, MakeProbes(config, *service->supervisor_, tree, state_folder, clock));
   }
   service->runner_ = std::make_unique<StepRunner>(std::move(ports));
+  service->fault_tools_ =
+      std::make_unique<TreeFaultTools>(TreeFaultTools::OptionsFor(config, tree, &service->copier_));
+  service->fault_records_ = std::make_unique<FileFaultRecords>(state_folder, name);
+  FaultKeeper::Ports faults;
+  faults.tools = service->fault_tools_.get();
+  faults.records = service->fault_records_.get();
+  faults.clock = &clock;
+  faults.stop = [runner = service->runner_.get()] { return runner->Stop(); };
+  faults.start = [runner = service->runner_.get()] { return runner->Start(); };
+  faults.open_operation = [engine = service->engine_.get()] {
+    const absl::StatusOr<OpenTransaction> open = engine->GetOpenTransaction();
+    return open.ok() ? open->operation_id : std::string("an operation that cannot be read");
+  };
+  for (const std::string& allowed : config.drills().allow()) {
+    FaultKind kind = FaultKind::kBadCode;
+    if (ParseFaultKind(allowed, &kind)) faults.allowed.push_back(kind);
+  }
+  if (config.drills().has_longest()) faults.longest = FromProto(config.drills().longest());
+  service->faults_ = std::make_unique<FaultKeeper>(std::move(faults));
   return service;
 }
 
