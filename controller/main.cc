@@ -28,6 +28,9 @@
 #include "controller/adapters/audit_log.h"
 #include "controller/adapters/certificates.h"
 #include "controller/adapters/doctor_api.h"
+#include "controller/adapters/drill_api.h"
+#include "controller/adapters/drill_store.h"
+#include "controller/adapters/drills.h"
 #include "controller/adapters/driver.h"
 #include "controller/adapters/enrollment.h"
 #include "controller/adapters/fleet_api.h"
@@ -36,6 +39,7 @@
 #include "controller/adapters/metrics.h"
 #include "controller/adapters/peer.h"
 #include "controller/adapters/quarantine_api.h"
+#include "controller/adapters/schedules.h"
 #include "controller/adapters/store.h"
 
 namespace rb::controller {
@@ -225,8 +229,13 @@ absl::Status Serve(const Options& options) {
   AuditLog audit(*store, SystemClock());
   ApiGate gate(authorizer, loop, audit);
   AgentLinkService link(authorizer, loop, audit);
-  Driver driver(std::move(fleet), *store, link, loop, SystemClock(), *metrics);
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<DrillStore> drill_store,
+                      DrillStore::Open(options.folder + "/controller.db"));
+  Driver driver(fleet, *store, link, loop, SystemClock(), *metrics);
   link.SetDriver(&driver);
+  Drills drills(fleet, *drill_store, driver, link, loop, SystemClock());
+  Schedules schedules(std::move(fleet), *drill_store, driver, drills, loop, SystemClock());
+  const std::unique_ptr<grpc::Service> drill_api = MakeDrillApi(gate, drills, schedules);
   const std::unique_ptr<FleetApi> api = FleetApi::Create(gate, loop, driver, *store);
   const std::unique_ptr<grpc::Service> quarantine_api = MakeQuarantineApi(gate, driver.quarantine());
   const std::unique_ptr<grpc::Service> doctor = MakeDoctorApi(gate, driver);
@@ -251,11 +260,13 @@ absl::Status Serve(const Options& options) {
     return builder.BuildAndStart();
   };
   RB_RETURN_IF_ERROR(driver.Resume());
+  RB_RETURN_IF_ERROR(drills.Resume());
+  RB_RETURN_IF_ERROR(schedules.Resume());
   int port = 0;
   int join_port = 0;
   const std::unique_ptr<grpc::Server> server =
       build(options.listen, GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY,
-            {api->service(), doctor.get(), quarantine_api.get(), &link}, &port);
+            {api->service(), doctor.get(), drill_api.get(), quarantine_api.get(), &link}, &port);
   const std::unique_ptr<grpc::Server> join_server =
       build(options.join_listen, GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE, {enrollment.get()}, &join_port);
   if (server == nullptr || port == 0 || join_server == nullptr || join_port == 0) {

@@ -17,6 +17,7 @@ namespace rb::controller {
 namespace {
 
 constexpr absl::Duration kStoreRetry = absl::Seconds(2);
+constexpr absl::Duration kGiveWayPatience = absl::Minutes(2);
 constexpr size_t kMostRunning = 200;
 constexpr size_t kHistoryForIntents = 500;
 constexpr size_t kMostListed = 10000;
@@ -191,6 +192,9 @@ void Driver::Flush() {
     const auto found = running_.find(batch[i].id);
     if (found == running_.end()) continue;
     Fold(found->second.get(), batch[i].event, &effects[i]);
+    if (observer_ != nullptr) {
+      observer_->OnOperation(found->second->operation, std::holds_alternative<Accepted>(batch[i].event.body));
+    }
     touched.insert(batch[i].id);
     if (const auto* ended = std::get_if<StepEnded>(&batch[i].event.body)) {
       watchers_.Touch(batch[i].id, ended->host);
@@ -316,6 +320,11 @@ void Driver::EndWait(const std::string& id, uint32_t number) {
   });
 }
 
+std::string Driver::HolderOf(const std::string& service, const std::string& environment) {
+  const absl::StatusOr<std::string> holder = store_.LockHolder(service, environment);
+  return holder.ok() ? *holder : "an operation that cannot be read";
+}
+
 absl::Status Driver::TakeLocks(const OperationSpec& spec, const std::string& id, std::string* held_environment) {
   for (const std::string& environment : EnvironmentsOf(spec)) {
     const absl::Status taken = store_.TakeLock(spec.service, environment, id);
@@ -406,6 +415,7 @@ void Driver::Start(const OperationSpec& spec, const std::string& by, const std::
 }
 
 void Driver::TryToStart(StartRequest request) {
+  if (observer_ != nullptr && request.spec.drill_id.empty()) request.spec.drill_id = observer_->DrillOf(request.spec);
   const OperationSpec spec = request.spec;
   planning_.Make(spec, false, [this, request = std::move(request)](rb::controller::Plan plan) mutable {
     Started answer;
@@ -423,6 +433,12 @@ void Driver::TryToStart(StartRequest request) {
       answer = Begin(std::move(plan), request.by, request.idempotency_key);
     } else {
       answer.refusal = plan.refusal;
+    }
+    // A rehearsal makes room for what is real.
+    if (answer.refusal.code == Refusal::Code::kLocked && request.spec.drill_id.empty() && observer_ != nullptr &&
+        !request.gave_way && observer_->GiveWay(answer.refusal.holder_operation_id, request.spec)) {
+      request.gave_way = true;
+      request.until = std::max(request.until, clock_.Monotonic() + kGiveWayPatience);
     }
     const bool waits =
         answer.refusal.code == Refusal::Code::kLocked && clock_.Monotonic() < request.until && !queue_.full();
@@ -634,6 +650,7 @@ v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::
 void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at) {
   agents_.OnConnected(agent, hello, certificate_expires_at);
   quarantine_.Tell(agent);
+  if (observer_ != nullptr) observer_->OnAgentConnected(agent);
   std::vector<std::string> ids;
   for (const auto& [id, running] : running_) ids.push_back(id);
   for (const std::string& id : ids) {
@@ -663,6 +680,7 @@ void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report)
     over.mutable_operation_over()->set_operation_id(report.open_operation_id());
     sender_.Send(agent, std::move(over));
   }
+  if (observer_ != nullptr) observer_->OnReport(agent, report);
   LearnReport(report.service(), agent, report.current_commit(), report.drifted(), &intents_);
 }
 
@@ -677,6 +695,7 @@ void Driver::OnProgress(const std::string& agent, const v1::TaskProgress& progre
 void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   const std::string& id = result.operation_id();
   if (doctor_.OnResult(agent, result) || planning_.OnResult(agent, result)) return;
+  if (observer_ != nullptr && observer_->OnFaultResult(agent, result)) return;
   const auto found = running_.find(id);
   if (found != running_.end()) {
     TakeSoon(*found->second, StepEnded{agent, FromWire(result)}, [this, agent, result](const absl::Status& taken) {

@@ -19,6 +19,7 @@
 #include "common/event_loop.h"
 #include "controller/adapters/agent_registry.h"
 #include "controller/adapters/doctor.h"
+#include "controller/adapters/driver_observer.h"
 #include "controller/adapters/lock_queue.h"
 #include "controller/adapters/metrics.h"
 #include "controller/adapters/planning.h"
@@ -42,6 +43,12 @@ class Driver {
 
   // Nothing is owned; `fleet` is copied.
   Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock, ControllerMetrics& metrics);
+
+  // Before Resume; null: nobody.
+  void SetObserver(DriverObserver* observer) { observer_ = observer; }
+  const AgentRegistry& agents() const { return agents_; }
+  // The operation that holds the lock; empty if none.
+  std::string HolderOf(const std::string& service, const std::string& environment);
 
   // Takes up what an earlier controller left unfinished.
   absl::Status Resume();
@@ -150,6 +157,7 @@ class Driver {
   LockQueue queue_;
   Watchers watchers_;
   DoctorDesk doctor_;
+  DriverObserver* observer_ = nullptr;
 };
 
 }  // namespace rb::controller

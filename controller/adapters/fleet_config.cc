@@ -6,12 +6,15 @@
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/adapters/proto_time.h"
 #include "common/durable_file.h"
 #include "common/edit_distance.h"
 #include "common/ids.h"
 #include "common/status.h"
 #include "common/text.h"
+#include "controller/core/cron.h"
+#include "controller/core/drill.h"
 #include "controller/core/plan.h"
 #include "rb/v1/fleet_config.pb.h"
 
@@ -26,6 +29,9 @@ class Reader {
   std::vector<YamlProblem> Read() {
     Environments();
     for (const auto& [name, service] : config_.services()) Service(name, service);
+    for (const auto& [name, schedule] : config_.schedules()) Schedule(name, schedule);
+    std::sort(fleet_->schedules.begin(), fleet_->schedules.end(),
+              [](const ScheduleEntry& a, const ScheduleEntry& b) { return a.name < b.name; });
     if (config_.environments().empty()) Complain("", "there are no environments");
     if (config_.services().empty()) Complain("", "there are no services");
     std::sort(problems_.begin(), problems_.end(), [](const YamlProblem& a, const YamlProblem& b) {
@@ -97,10 +103,103 @@ class Reader {
         }
         environment.gate_windows.push_back(std::move(window));
       }
+      Drills(path, config, &environment);
       fleet_->environments.push_back(std::move(environment));
     }
     std::sort(fleet_->environments.begin(), fleet_->environments.end(),
               [](const Environment& a, const Environment& b) { return a.order < b.order; });
+  }
+
+  void Windows(const std::string& path, const google::protobuf::RepeatedPtrField<std::string>& texts,
+               std::vector<Window>* windows) {
+    for (const std::string& text : texts) {
+      Window window;
+      if (!ParseWindow(text, &window)) {
+        Complain(path, absl::StrCat("'", text, "' is not a window; write \"Sun 03:00-05:00\" (UTC)"));
+      }
+      windows->push_back(std::move(window));
+    }
+  }
+
+  void CheckFault(const std::string& path, const std::string& fault) {
+    FaultKind kind = FaultKind::kBadCode;
+    if (ParseFaultKind(fault, &kind)) return;
+    std::vector<std::string> known;
+    for (const FaultKind one : kAllFaultKinds) known.emplace_back(NameOf(one));
+    const std::string nearest = NearestSpelling(fault, known);
+    Complain(path, absl::StrCat("'", fault, "' is no fault",
+                                nearest.empty() ? absl::StrCat(": ", absl::StrJoin(known, ", "))
+                                                : absl::StrCat("; did you mean ", nearest, "?")));
+  }
+
+  void Drills(const std::string& environment_path, const v1::EnvironmentConfig& config, Environment* environment) {
+    const std::string path = environment_path + ".drills";
+    const v1::EnvironmentDrillsConfig& drills = config.drills();
+    environment->allow_drills = config.allow_drills();
+    for (const std::string& fault : drills.allow()) {
+      CheckFault(path + ".allow", fault);
+      environment->drill_faults.push_back(fault);
+    }
+    Windows(path + ".windows", drills.windows(), &environment->drill_windows);
+    if (drills.has_longest()) environment->drill_longest = FromProto(drills.longest());
+    if (environment->drill_longest < absl::Seconds(10) || environment->drill_longest > absl::Hours(4)) {
+      Complain(path + ".longest", "is 10s to 4h");
+    }
+    const v1::DrillTargetsConfig& targets = drills.targets();
+    if (targets.has_detect()) environment->drill_detect = FromProto(targets.detect());
+    if (targets.has_decide()) environment->drill_decide = FromProto(targets.decide());
+    if (targets.has_verify()) environment->drill_verify = FromProto(targets.verify());
+    if (environment->drill_detect <= absl::ZeroDuration()) Complain(path + ".targets.detect", "is more than 0s");
+    if (environment->drill_verify <= absl::ZeroDuration()) Complain(path + ".targets.verify", "is more than 0s");
+  }
+
+  void Schedule(const std::string& name, const v1::ScheduleConfig& config) {
+    const std::string path = absl::StrCat("schedules.", name);
+    CheckName(path, name);
+    ScheduleEntry entry;
+    entry.name = name;
+    entry.kind = config.kind();
+    if (entry.kind != "backup" && entry.kind != "proof" && entry.kind != "drill") {
+      Complain(path + ".kind", absl::StrCat("'", entry.kind, "' is not one of: backup, proof, drill"));
+    }
+    entry.cron = config.cron();
+    Cron cron;
+    std::string problem;
+    if (!ParseCron(entry.cron, &cron, &problem)) {
+      Complain(path + ".cron", problem);
+    } else if (NextAfter(cron, absl::FromUnixSeconds(0)) == absl::InfiniteFuture()) {
+      Complain(path + ".cron", "never comes");
+    }
+    entry.environments.assign(config.environments().begin(), config.environments().end());
+    if (entry.environments.empty()) Complain(path, "`environments` is missing: a list");
+    for (const std::string& environment : entry.environments) {
+      if (config_.environments().count(environment) == 0) {
+        Complain(path + ".environments", absl::StrCat("there is no environment '", environment, "'"));
+      }
+    }
+    entry.service = config.service();
+    if (!entry.service.empty() && config_.services().count(entry.service) == 0) {
+      Complain(path + ".service", absl::StrCat("there is no service '", entry.service, "'"));
+    }
+    if (entry.service.empty() && config_.services_size() > 1) Complain(path, "`service` is missing: there are several");
+    entry.jitter = FromProto(config.jitter());
+    if (entry.jitter > absl::Hours(24)) Complain(path + ".jitter", "is at most 24h");
+    Windows(path + ".windows", config.windows(), &entry.windows);
+    entry.fault = config.fault();
+    if (entry.kind == "drill") {
+      CheckFault(path + ".fault", entry.fault);
+    } else if (!entry.fault.empty()) {
+      Complain(path + ".fault", "is for drills");
+    }
+    entry.method = config.method();
+    if (!entry.method.empty() && entry.method != "auto" && entry.method != "backup" && entry.method != "git") {
+      Complain(path + ".method", absl::StrCat("'", entry.method, "' is not one of: auto, backup, git"));
+    }
+    if (!config.missed().empty() && config.missed() != "make-up" && config.missed() != "report") {
+      Complain(path + ".missed", absl::StrCat("'", config.missed(), "' is not one of: make-up, report"));
+    }
+    entry.only_report_missed = config.missed() == "report";
+    fleet_->schedules.push_back(std::move(entry));
   }
 
   void Service(const std::string& name, const v1::FleetServiceConfig& config) {

@@ -31,6 +31,8 @@ struct StartRequest {
   // How long it stands in line; monotonic.
   absl::Duration until;
   bool was_first = false;
+  // A rehearsal was asked to make room for it.
+  bool gave_way = false;
   // Whoever asked is gone. May be empty.
   std::function<bool()> is_given_up;
   std::function<void(StartAnswer)> done;

@@ -29,6 +29,12 @@ constexpr Rule kRules[] = {
     {"/rb.v1.QuarantineService/ReleaseQuarantine", Role::kOperator, true},
     {"/rb.v1.DoctorService/Diagnose", Role::kViewer, false},
     {"/rb.v1.DoctorService/GetRunbook", Role::kViewer, false},
+    {"/rb.v1.DrillService/StartDrill", Role::kOperator, true},
+    {"/rb.v1.DrillService/GetDrill", Role::kViewer, false},
+    {"/rb.v1.DrillService/ListDrills", Role::kViewer, false},
+    {"/rb.v1.DrillService/StopDrill", Role::kOperator, true},
+    {"/rb.v1.DrillService/ApproveDrill", Role::kOperator, true},
+    {"/rb.v1.DrillService/ListSchedules", Role::kViewer, false},
 };
 constexpr absl::string_view kAgentLink = "/rb.v1.AgentLink/Connect";
 

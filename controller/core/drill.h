@@ -274,6 +274,9 @@ struct DrillDecision {
 // Takes the drill one event further. An event that no longer matters changes nothing but last_sequence.
 DrillDecision DecideDrill(const Drill& drill, const DrillEventRecord& event);
 
+// What the drill asks for in that role.
+OperationSpec DrillOperationSpec(const Drill& drill, DrillRole role);
+
 // What may not have been carried out: for a controller that has just started, and for a host that has just connected
 // again (`host`; empty: all). `elapsed` is now, on the drill's clock.
 std::vector<DrillEffect> OutstandingDrillEffects(const Drill& drill, absl::string_view host, absl::Duration elapsed);

@@ -25,6 +25,15 @@ struct Environment {
   bool gate_approval = false;
   // When it may be changed; empty: always.
   std::vector<Window> gate_windows;
+  // Where drills are allowed at all, in the last environment; which faults; when; and what they have to keep to.
+  bool allow_drills = false;
+  std::vector<std::string> drill_faults;
+  std::vector<Window> drill_windows;
+  absl::Duration drill_longest = absl::Minutes(10);
+  absl::Duration drill_detect = absl::Minutes(1);
+  // Zero: 30 s, by hand 5 min.
+  absl::Duration drill_decide;
+  absl::Duration drill_verify = absl::Minutes(1);
 };
 
 // Names of the gates, as in the fleet file and in --override-gate.
@@ -56,10 +65,28 @@ struct FleetService {
   absl::Duration verify_soak;
 };
 
+// What is done again and again; see core/schedule.h.
+struct ScheduleEntry {
+  std::string name;
+  std::string kind;
+  std::string cron;
+  std::vector<std::string> environments;
+  std::string service;
+  absl::Duration jitter;
+  std::vector<Window> windows;
+  // Of a drill.
+  std::string fault;
+  std::string method;
+  // Missed runs are reported, not made up.
+  bool only_report_missed = false;
+};
+
 struct Fleet {
   // By order.
   std::vector<Environment> environments;
   std::map<std::string, FleetService> services;
+  // By name.
+  std::vector<ScheduleEntry> schedules;
 };
 
 }  // namespace rb::controller

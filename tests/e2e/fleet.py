@@ -84,7 +84,7 @@ def marked(mark):
 
 class Fleet:
     def __init__(self, environments=None, fleet_extra="", retain=10, wave="100%", on_failure="revert",
-                 verify_deadline="10s", bin_dir=BIN, service_lines="", gates=None):
+                 verify_deadline="10s", bin_dir=BIN, service_lines="", gates=None, drills=None):
         self.environments = environments or {"test": ["test-1", "test-2"], "prod": ["prod-1", "prod-2"]}
         self.hosts = [host for hosts in self.environments.values() for host in hosts]
         self.environment_of = {host: env for env, hosts in self.environments.items() for host in hosts}
@@ -97,6 +97,8 @@ class Fleet:
         self.service_lines = service_lines
         # Environment -> its gate, as YAML.
         self.gates = gates or {}
+        # Environment -> what drills may do there, as YAML.
+        self.drills = drills or {}
         self.identity = self.path("admin")
 
     def __enter__(self):
@@ -144,7 +146,8 @@ class Fleet:
             f.write("environments:\n")
             for order, env in enumerate(self.environments, 1):
                 gate = f", gate: {self.gates[env]}" if env in self.gates else ""
-                f.write(f"  {env}: {{order: {order}{gate}}}\n")
+                drills = f", allow_drills: true, drills: {self.drills[env]}" if env in self.drills else ""
+                f.write(f"  {env}: {{order: {order}{gate}{drills}}}\n")
             hosts = ", ".join(f"{env}: [{', '.join(names)}]" for env, names in self.environments.items())
             f.write(f"services:\n  {SERVICE}:\n    hosts: {{{hosts}}}\n"
                     f"    targets: {{backup: 3m, redeploy: 10m, git: 2m}}\n"

@@ -22,6 +22,7 @@
 #include "absl/strings/strip.h"
 #include "agent/core/ports/database_hooks.h"
 #include "common/durable_file.h"
+#include "common/edit_distance.h"
 #include "common/ids.h"
 #include "common/status.h"
 #include "common/text.h"
@@ -227,6 +228,7 @@ class Checker {
               if (!hook.name().empty() && !hooks.insert(hook.name()).second) Add(at + ".name", "is given twice");
             });
     if (service.has_after_restore()) CheckAfterRestore(path + ".after_restore", service);
+    CheckDrills(path + ".drills", service.drills());
     ForEach(path + ".probes", service.probes(),
             [&](const std::string& at, const v1::ProbeConfig& probe) { CheckProbe(at, service, probe); });
   }
@@ -246,6 +248,33 @@ class Checker {
       }
     });
     CheckTimeout(path + ".timeout", after.has_timeout(), after.timeout());
+  }
+
+  void CheckDrills(const std::string& path, const v1::AgentDrillsConfig& drills) {
+    static const std::vector<std::string> kFaults = {"bad-code",       "bad-database", "bad-config",
+                                                     "host-power-cut", "agent-killed", "disk-full"};
+    for (const std::string& fault : drills.allow()) {
+      if (std::find(kFaults.begin(), kFaults.end(), fault) != kFaults.end()) continue;
+      const std::string nearest = NearestSpelling(fault, kFaults);
+      Add(path + ".allow", absl::StrCat(Printable(fault), " is no fault that a server allows",
+                                        nearest.empty() ? absl::StrCat(": ", absl::StrJoin(kFaults, ", "))
+                                                        : absl::StrCat("; did you mean ", nearest, "?")));
+    }
+    const auto check = [&](absl::string_view key, const std::string& file) {
+      if (!file.empty()) AddIf(absl::StrCat(path, ".", key, ".file"), RelativePathProblem(file));
+    };
+    check("bad_code", drills.bad_code().file());
+    check("bad_config", drills.bad_config().file());
+    check("bad_database", drills.bad_database().file());
+    if (!drills.disk_full().folder().empty()) {
+      AddIf(path + ".disk_full.folder", AbsolutePathProblem(drills.disk_full().folder()));
+    }
+    if (drills.host_power_cut().command_size() > 0 && !absl::StartsWith(drills.host_power_cut().command(0), "/")) {
+      Add(path + ".host_power_cut.command", "wants a program by its absolute path");
+    }
+    if (drills.has_longest() && (drills.longest().seconds() < 1 || drills.longest().seconds() > 4 * 3600)) {
+      Add(path + ".longest", "wants 1s to 4h");
+    }
   }
 
   void CheckUser(const std::string& path, const std::string& value) {

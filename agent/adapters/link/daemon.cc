@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/adapters/link/agent_link.h"
 #include "agent/adapters/link/external.h"
+#include "agent/adapters/link/fault_link.h"
 #include "agent/adapters/link/journal.h"
 #include "agent/adapters/link/service_setup.h"
 #include "agent/adapters/link/wire.h"
@@ -32,6 +33,9 @@ namespace {
 
 constexpr size_t kLoopCapacity = 1000;
 constexpr absl::Duration kReportInterval = absl::Seconds(30);
+// While a fault is in: how quickly probes notice it is what is measured.
+constexpr absl::Duration kFaultLook = absl::Milliseconds(500);
+constexpr size_t kMostFaultTasks = 4;
 constexpr size_t kReleasesReported = 200;
 // How long a tree that was changed by other means has to stay as it is.
 constexpr absl::Duration kExternalSettle = absl::Seconds(20);
@@ -80,6 +84,10 @@ class Daemon {
       worker.service = *std::move(service);
       worker.external = std::make_unique<ExternalDeploys>(name, config_.services().at(name).tree(),
                                                           options_.state_folder, kExternalSettle, clock_);
+      if (const absl::Status known = worker.service->faults().Recover(); !known.ok()) {
+        LogError("agent", name, ": what a drill has left cannot be read: ", known.message());
+      }
+      worker.fault_is_open = IsOpen(worker.service->faults().record());
     }
     RB_ASSIGN_OR_RETURN(journal_, AgentJournal::Open(options_.state_folder, names_, &state_));
 
@@ -109,6 +117,7 @@ class Daemon {
       if (link_ != nullptr) link_->Start();
       for (const std::string& name : names_) Report(name);
       ScheduleReports();
+      for (const std::string& name : names_) LookAtFault(name);
     });
     loop_.Start();
     RB_RETURN_IF_ERROR(WriteFileDurably(options_.state_folder + "/ready", absl::StrCat(getpid(), "\n"), 0644));
@@ -138,6 +147,9 @@ class Daemon {
     std::unique_ptr<EventLoop> loop;
     bool report_waits = false;
     bool proof_waits = false;
+    bool fault_is_open = false;
+    bool fault_look_waits = false;
+    size_t fault_tasks = 0;
     uint32_t retain_releases = 0;  // 0: not known, so nothing is pruned
     std::string last_report;
   };
@@ -198,7 +210,8 @@ class Daemon {
       const std::string method = open.ok() && open->target_release.empty() ? "git" : "backup";
       TaskResult result = service->runner().Run(
           task,
-          [this, &progress](Stage stage, const std::string& detail) {
+          [this, &progress, service](Stage stage, const std::string& detail) {
+            if (stage == Stage::kSwapping) service->faults().OnSwapping();
             progress.stage = stage;
             progress.detail = detail;
             loop_.PostResult([this, progress] {
@@ -263,7 +276,9 @@ class Daemon {
   }
 
   void OnMessage(const v1::ConnectResponse& message) {
-    if (message.has_task()) {
+    if (message.has_task() && message.task().has_fault()) {
+      RunFault(message.task());
+    } else if (message.has_task()) {
       absl::StatusOr<Task> task = FromWire(message.task());
       if (task.ok()) {
         Take(TaskArrived{*std::move(task)});
@@ -328,6 +343,55 @@ class Daemon {
     });
   }
 
+  // Beside the steps' journal: a fault has a record of its own, and its end must never be refused.
+  void RunFault(const v1::Task& task) {
+    const auto found = workers_.find(task.service());
+    v1::TaskResult refused;
+    refused.set_operation_id(task.operation_id());
+    refused.set_step_id(task.step_id());
+    refused.set_service(task.service());
+    if (found == workers_.end() || found->second.service == nullptr) {
+      refused.set_code(static_cast<int>(absl::StatusCode::kFailedPrecondition));
+      refused.set_message("this host has no such service that is whole. Nothing was changed");
+    } else if (found->second.fault_tasks >= kMostFaultTasks) {
+      refused.set_code(static_cast<int>(absl::StatusCode::kUnavailable));
+      refused.set_message("the host is at work on the service; ask again");
+    }
+    if (refused.code() != 0) {
+      v1::ConnectRequest message;
+      *message.mutable_task_result() = refused;
+      if (link_ != nullptr) link_->Send(std::move(message));
+      return;
+    }
+    Service* const service = found->second.service.get();
+    ++found->second.fault_tasks;
+    service->step_waits() = true;
+    found->second.loop->PostResult([this, service, task] {
+      service->step_waits() = false;
+      auto message = std::make_shared<v1::ConnectRequest>();
+      *message->mutable_task_result() = RunFaultTask(task, service->faults());
+      loop_.PostResult([this, message, name = task.service(), open = IsOpen(service->faults().record())] {
+        Worker& worker = workers_.at(name);
+        --worker.fault_tasks;
+        worker.fault_is_open = open;
+        if (link_ != nullptr) link_->Send(*message);
+        LookAtFault(name);
+      });
+    });
+  }
+
+  // Reports at a fast pace while a fault is in; each report also ends what is over.
+  void LookAtFault(const std::string& name) {
+    Worker& worker = workers_.at(name);
+    if (!worker.fault_is_open || worker.fault_look_waits) return;
+    worker.fault_look_waits = true;
+    Report(name);
+    loop_.PostAt(clock_.Monotonic() + kFaultLook, [this, name] {
+      workers_.at(name).fault_look_waits = false;
+      LookAtFault(name);
+    });
+  }
+
   void ScheduleReports() {
     loop_.PostAt(clock_.Monotonic() + kReportInterval, [this] {
       for (const std::string& name : names_) Report(name);
@@ -352,6 +416,7 @@ class Daemon {
     }();
     worker.loop->PostResult(
         [this, name, service = worker.service.get(), external = worker.external.get(), open_operation] {
+          service->faults().Tick();
           auto message = std::make_shared<v1::ConnectRequest>();
           v1::ServiceReport* report = message->mutable_service_report();
           report->set_service(name);
@@ -401,11 +466,14 @@ class Daemon {
           }
           if (current.ok()) ExternalDeploys::Judge(*service, *current, healthy);
           report->set_verdict(healthy ? v1::VERDICT_HEALTHY : v1::VERDICT_UNHEALTHY);
+          FillFaults(service->faults(), report);
           for (const auto& [kind, passed] : by_kind) metrics_->SetProbe(name, kind, passed);
           for (const auto& [standing, count] : standings) metrics_->SetReleases(name, standing, count);
           if (last_proved != absl::InfinitePast()) metrics_->OnReleaseProved(name, last_proved);
-          loop_.PostResult([this, name, message, unproved, look_again, settle = external->settle()] {
+          loop_.PostResult([this, name, message, unproved, look_again, settle = external->settle(),
+                            fault_is_open = IsOpen(service->faults().record())] {
             Worker& reported = workers_.at(name);
+            reported.fault_is_open = fault_is_open;
             if (look_again && settle < kReportInterval) {
               loop_.PostAt(clock_.Monotonic() + settle, [this, name] { Report(name); });
             }

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "agent/core/fault/fault_keeper.h"
 #include "agent/core/task/step_runner.h"
 #include "common/clock.h"
 
@@ -38,6 +39,8 @@ class Service {
   virtual std::atomic<bool>& cancelled() = 0;
   // A step waits for what is being looked at meanwhile.
   virtual std::atomic<bool>& step_waits() = 0;
+  // What drills break here; needs a supervisor.
+  virtual FaultKeeper& faults() = 0;
 };
 
 struct DaemonOptions {

@@ -6,6 +6,8 @@
 #include "agent/adapters/database/hook_runner.h"
 #include "agent/adapters/database/sqlite_copier.h"
 #include "agent/adapters/doctor/host_examiner.h"
+#include "agent/adapters/fault/fault_records.h"
+#include "agent/adapters/fault/tree_fault_tools.h"
 #include "agent/adapters/git/git_mirror.h"
 #include "agent/adapters/link/daemon.h"
 #include "agent/adapters/probe/make_probes.h"
@@ -37,6 +39,7 @@ class ServiceImpl final : public Service {
   Engine& engine() override { return *engine_; }
   std::atomic<bool>& cancelled() override { return cancelled_; }
   std::atomic<bool>& step_waits() override { return step_waits_; }
+  FaultKeeper& faults() override { return *faults_; }
 
  private:
   friend class Service;
@@ -48,6 +51,9 @@ class ServiceImpl final : public Service {
   std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<GitMirror> mirror_;
   std::unique_ptr<StepRunner> runner_;
+  std::unique_ptr<TreeFaultTools> fault_tools_;
+  std::unique_ptr<FileFaultRecords> fault_records_;
+  std::unique_ptr<FaultKeeper> faults_;
 };
 
 }  // namespace
@@ -122,6 +128,24 @@ absl::StatusOr<std::unique_ptr<Service>> Service::Open(const std::string& name, 
     ports.step_waits = &service->step_waits_;
   }
   service->runner_ = std::make_unique<StepRunner>(std::move(ports));
+  service->fault_tools_ = std::make_unique<TreeFaultTools>(TreeFaultTools::OptionsFor(config, tree, &service->copier_));
+  service->fault_records_ = std::make_unique<FileFaultRecords>(state_folder, name);
+  FaultKeeper::Ports faults;
+  faults.tools = service->fault_tools_.get();
+  faults.records = service->fault_records_.get();
+  faults.clock = &clock;
+  faults.stop = [runner = service->runner_.get()] { return runner->Stop(); };
+  faults.start = [runner = service->runner_.get()] { return runner->Start(); };
+  faults.open_operation = [engine = service->engine_.get()] {
+    const absl::StatusOr<OpenTransaction> open = engine->GetOpenTransaction();
+    return open.ok() ? open->operation_id : std::string("an operation that cannot be read");
+  };
+  for (const std::string& allowed : config.drills().allow()) {
+    FaultKind kind = FaultKind::kBadCode;
+    if (ParseFaultKind(allowed, &kind)) faults.allowed.push_back(kind);
+  }
+  if (config.drills().has_longest()) faults.longest = FromProto(config.drills().longest());
+  service->faults_ = std::make_unique<FaultKeeper>(std::move(faults));
   return service;
 }
 

@@ -410,6 +410,22 @@ absl::Status StepRunner::StartRestored(Context* context) {
   return started;
 }
 
+absl::Status StepRunner::Stop() {
+  TaskResult result;
+  const ProgressSink nobody = [](Stage, const std::string&) {};
+  const std::atomic<bool> never{false};
+  Context context{&result, nobody, never};
+  return StopService(&context);
+}
+
+absl::Status StepRunner::Start() {
+  TaskResult result;
+  const ProgressSink nobody = [](Stage, const std::string&) {};
+  const std::atomic<bool> never{false};
+  Context context{&result, nobody, never};
+  return StartService(&context);
+}
+
 void StepRunner::Commit(const Task& task, Context* context) {
   TaskResult* result = context->result;
   const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();

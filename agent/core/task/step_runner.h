@@ -59,6 +59,10 @@ class StepRunner {
   // takes its whole timeout, and a step may be waiting.
   std::vector<ProbeResult> ProbeOnce(const std::atomic<bool>* hurry = nullptr);
 
+  // For what is done to the service between steps; as a step does it.
+  absl::Status Stop();
+  absl::Status Start();
+
   const ServicePorts& ports() const { return ports_; }
 
  private:

@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Drills: something is broken on purpose, noticed, recovered, measured, and put back whoever is killed meanwhile."""
+import json
+import os
+import re
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from fleet import Fleet, wait_for  # noqa: E402
+
+DONE, REVERTED, REFUSED = 0, 6, 5
+ALLOWED = "[bad-code, bad-database, bad-config, agent-killed, host-power-cut]"
+ON_HOST = f"    drills: {{allow: {ALLOWED}, longest: 60s}}\n"
+IN_FLEET = ("{allow: [bad-code, bad-database, bad-config, agent-killed, controller-killed], "
+            "windows: [\"00:00-24:00\"], longest: 60s}")
+
+
+class Drills(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.fleet = cls.enterClassContext(Fleet(
+            {"test": ["test-1", "test-2"], "prod": ["prod-1"]}, service_lines=ON_HOST,
+            drills={"test": IN_FLEET, "prod": IN_FLEET.replace("[\"00:00-24:00\"]", "[]")}))
+        cls.ben = cls.fleet.operator("ben")
+        for environment in ("test", "prod"):
+            cls.fleet.deploy(environment, "v1.0.0")
+
+    def setUp(self):
+        self.before = {host: self.fleet.attributes(host, data=False) for host in self.fleet.hosts}
+        self.is_whole()
+
+    def tearDown(self):
+        self.is_whole()
+        for host in self.fleet.hosts:
+            self.assertEqual(self.fleet.attributes(host), self.before[host], f"{host}: all is as it was")
+            self.assertFalse(self.broken(host), f"{host}: nothing of a fault is left")
+
+    def is_whole(self):
+        def healthy():
+            hosts = self.fleet.rbctl_json("status")["hosts"]
+            return all(host.get("verdict") == "healthy" for host in hosts)
+        wait_for(healthy, "every host to be healthy", 60)
+        wait_for(lambda: all(self.fleet.is_healthy(host, "v1.0.0") for host in self.fleet.hosts), "v1.0.0 everywhere")
+
+    def broken(self, host):
+        found = []
+        for folder, _, names in os.walk(self.fleet.tree(host)):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as f:
+                    if b"broken on purpose" in f.read():
+                        found.append(name)
+        return found
+
+    def drill(self, *args, code=DONE, **kwargs):
+        run = self.fleet.rbctl_json("drill", "run", *args, code=None, **kwargs)
+        self.assertEqual(run["exit_code"], code, json.dumps(run, indent=1))
+        return run
+
+    def begin(self, *args):
+        return self.fleet.rbctl_json("drill", "run", *args, "--no-wait")["id"]
+
+    def shown(self, drill):
+        return self.fleet.rbctl_json("drill", "show", drill)
+
+    def wait_for_state(self, drill, *states, seconds=60):
+        return wait_for(lambda: (shown := self.shown(drill))["state"] in states and shown, f"{drill} to be {states}",
+                        seconds)
+
+    def assert_measured(self, run):
+        self.assertEqual(run["state"], "passed", json.dumps(run, indent=1))
+        self.assertEqual([phase["name"] for phase in run["phases"]], ["detect", "decide", "execute", "verify"])
+        for phase in run["phases"]:
+            self.assertTrue(phase["met"], phase)
+            self.assertGreater(phase["took_seconds"], 0 if phase["name"] != "detect" else -1)
+
+    def test_bad_code_is_noticed_recovered_and_measured(self):
+        run = self.drill("bad-code", "test")
+        self.assert_measured(run)
+        recovery = self.fleet.rbctl_json("show", run["recovery_operation"])
+        self.assertEqual((recovery["kind"], recovery["outcome"]), ("rollback", "succeeded"), "the ordinary code path")
+        self.assertEqual(self.fleet.rbctl_json("show", run["safety_operation"])["kind"], "backup")
+        for host in run["hosts"]:
+            self.assertIn("run.py", host["fault"])
+            self.assertEqual(host["put_back"], 0, "the recovery has left nothing for the fault's end")
+            self.assertTrue(host["detected_by"])
+        # By git as well, and the report has both.
+        self.assert_measured(self.drill("bad-code", "test", "--method", "git"))
+        html = self.fleet.rbctl("drill", "report", "--format", "html").out
+        self.assertGreaterEqual(html.count("<svg"), 4)
+        self.assertIsNone(re.search(r"(src|href)=|https?://|<script", html), "it needs nothing from outside")
+        self.assertIn("passed", self.fleet.rbctl("drill", "report", "test").out)
+
+    def test_bad_config(self):
+        run = self.drill("bad-config", "test")
+        self.assert_measured(run)
+        self.assertIn("config-prod.json", run["hosts"][0]["fault"])
+
+    def test_bad_database_is_noticed_by_its_own_probe_and_says_what_is_lost(self):
+        run = self.drill("bad-database", "test")
+        self.assert_measured(run)
+        for host in run["hosts"]:
+            self.assertRegex(host["detected_by"], "sqlite|log", "not by the unit's state")
+        self.assertEqual(self.fleet.rbctl_json("show", run["recovery_operation"])["components"], ["data"])
+        self.assertIn("data of the last", run["lost"])
+
+    def test_refusals(self):
+        fleet = self.fleet
+        self.assertIn("allow", fleet.rbctl("drill", "run", "disk-full", "test", code=REFUSED).err)
+        self.assertIn("needs a reason", fleet.rbctl("drill", "run", "bad-code", "prod", code=REFUSED).err)
+        self.assertIn("did you mean", fleet.rbctl("drill", "run", "bad-code", "tset", code=REFUSED).err)
+        # The server's own file decides in the end: nobody allows disk-full there, and host-power-cut only there.
+        self.assertIn("host-power-cut", fleet.rbctl("drill", "run", "host-power-cut", "test", code=REFUSED).err)
+
+    def test_prod_waits_for_a_second_operator_and_stop_puts_back(self):
+        fleet = self.fleet
+        drill = self.begin("bad-code", "prod", "--by-hand", "--reason", "quarterly")
+        self.assertIn("drill approve", self.shown(drill)["waits_for"])
+        self.assertIn("another operator", fleet.rbctl("drill", "approve", drill, code=REFUSED).err)
+        fleet.rbctl("drill", "approve", drill, identity=self.ben)
+        shown = self.wait_for_state(drill, "recovering")
+        self.assertEqual(shown["fault"], "not told")
+        self.assertIn("is unhealthy", shown["alert"])
+        self.assertTrue(self.broken("prod-1"))
+        busy = fleet.rbctl("drill", "run", "bad-code", "prod", "--reason", "x", code=REFUSED).err
+        self.assertIn(drill, busy)
+        fleet.rbctl("drill", "stop", drill, "--reason", "enough")
+        shown = self.wait_for_state(drill, "stopped")
+        self.assertEqual(shown["hosts"][0]["put_back"], 1)
+        self.assertIn("stopped by alice: enough", shown["summary"])
+
+    def test_by_hand_is_training(self):
+        drill = self.begin("bad-code", "prod", "--by-hand", "--reason", "training of ben")
+        self.fleet.rbctl("drill", "approve", drill, identity=self.ben)
+        self.wait_for_state(drill, "recovering")
+        run = self.fleet.rbctl("rollback", "prod", "--reason", "it does not start", identity=self.ben)
+        self.assertIn("succeeded", run.out)
+        shown = self.wait_for_state(drill, "passed", "missed_target", "failed")
+        self.assertEqual((shown["state"], shown["recovered_by"], shown["fault"]), ("passed", "ben", "bad-code"))
+        self.assertIn("ben", self.fleet.rbctl("drill", "report", "prod").out)
+
+    def test_something_real_stops_it_at_once(self):
+        drill = self.begin("bad-database", "test")
+        self.wait_for_state(drill, "detecting", "recovering", "injecting")
+        run = self.fleet.rbctl("deploy", "test", "--to", "v1.0.0", "--even-if-there", "--force", "--reason", "real",
+                               timeout=90)
+        self.assertIn("succeeded", run.out)
+        shown = self.wait_for_state(drill, "stopped", "passed")
+        if shown["state"] == "stopped":
+            self.assertIn("something real", shown["summary"])
+
+    def test_the_agent_kills_itself_in_the_swap_and_finishes_it(self):
+        drill = self.begin("agent-killed", "test")
+        wait_for(lambda: self.fleet.ended("test-1"), "the agent to kill itself", 60)
+        self.fleet.start_agent("test-1")  # as its supervisor would
+        shown = self.wait_for_state(drill, "passed", "missed_target", "failed")
+        self.assertEqual(shown["state"], "passed", shown)
+        self.assertTrue(shown["hosts"][0]["struck"])
+        self.assertIn("at work again after", shown["observed"])
+
+    def test_the_controller_kills_itself_in_the_recovery_and_takes_it_up_again(self):
+        drill = self.begin("controller-killed", "test")
+        wait_for(lambda: self.fleet.ended("controller"), "the controller to kill itself", 60)
+        self.fleet.start_controller()
+        self.fleet.wait_connected()
+        shown = self.wait_for_state(drill, "passed", "missed_target", "failed")
+        self.assertEqual(shown["state"], "passed", shown)
+
+    def test_agent_and_controller_killed_while_a_fault_is_in(self):
+        fleet = self.fleet
+        drill = self.begin("bad-code", "prod", "--by-hand", "--reason", "kill")
+        fleet.rbctl("drill", "approve", drill, identity=self.ben)
+        self.wait_for_state(drill, "recovering")
+        for key in ("prod-1", "controller"):
+            fleet.kill(key)
+        self.assertTrue(self.broken("prod-1"))
+        fleet.start_controller()
+        fleet.start_agent("prod-1")
+        fleet.wait_connected()
+        self.assertEqual(self.shown(drill)["state"], "recovering", "it goes on where it was")
+        fleet.rbctl("drill", "stop", drill)
+        self.wait_for_state(drill, "stopped")
+
+    def test_the_agent_ends_the_fault_alone_when_nobody_comes_back(self):
+        fleet = self.fleet
+        host = "prod-1"
+        config = fleet.path("hosts", host, "agent.yaml")
+        with open(config, encoding="utf-8") as f:
+            text = f.read()
+        fleet.kill(host)
+        fleet.write_agent(host, text.replace("longest: 60s", "longest: 5s"))
+        fleet.start_agent(host)
+        fleet.wait_connected()
+        self.is_whole()
+        drill = self.begin("bad-code", "prod", "--by-hand", "--reason", "alone")
+        fleet.rbctl("drill", "approve", drill, identity=self.ben)
+        wait_for(lambda: self.broken(host), "the fault to be in")
+        fleet.kill("controller")
+        fleet.kill(host)
+        self.assertTrue(self.broken(host))
+        fleet.start_agent(host)
+        wait_for(lambda: not self.broken(host) and fleet.is_healthy(host, "v1.0.0"), "the agent to end it alone", 30)
+        fleet.start_controller()
+        fleet.wait_connected()
+        fleet.rbctl("drill", "stop", drill, code=None)
+        shown = self.wait_for_state(drill, "stopped", "failed")
+        self.assertTrue(shown["hosts"][0]["ended_alone"], shown)
+        fleet.kill(host)
+        fleet.write_agent(host, text)
+        fleet.start_agent(host)
+        fleet.wait_connected()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
