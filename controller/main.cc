@@ -27,11 +27,14 @@
 #include "controller/adapters/api_gate.h"
 #include "controller/adapters/audit_log.h"
 #include "controller/adapters/certificates.h"
+#include "controller/adapters/ci/make_ci.h"
 #include "controller/adapters/driver.h"
 #include "controller/adapters/enrollment.h"
 #include "controller/adapters/fleet_api.h"
 #include "controller/adapters/fleet_config.h"
 #include "controller/adapters/metrics.h"
+#include "controller/adapters/notify/notifier.h"
+#include "controller/adapters/notify/sender.h"
 #include "controller/adapters/peer.h"
 #include "controller/adapters/store.h"
 
@@ -201,7 +204,8 @@ absl::Status Serve(const Options& options) {
   if (!signal_fd.valid()) return ErrnoStatus(errno, "signalfd");
 
   RB_ASSIGN_OR_RETURN(const KeyAndCertificate authority, LoadAuthority(options.folder));
-  RB_ASSIGN_OR_RETURN(Fleet fleet, LoadFleet(options.fleet));
+  v1::FleetConfig fleet_file;
+  RB_ASSIGN_OR_RETURN(Fleet fleet, LoadFleet(options.fleet, &fleet_file));
   absl::StatusOr<FileLock> only_one = FileLock::TryAcquire(options.folder + "/lock");
   if (!only_one.ok()) {
     return absl::UnavailableError(
@@ -220,6 +224,19 @@ absl::Status Serve(const Options& options) {
   ApiGate gate(authorizer, loop, audit);
   AgentLinkService link(authorizer, loop, audit);
   Driver driver(std::move(fleet), *store, link, loop, SystemClock(), *metrics);
+  CiRunner ci(loop, SystemClock(), MakeCiServices(fleet_file, options.folder), CiRunner::Patience());
+  driver.SetCi(&ci);
+  std::unique_ptr<Notifier> notifier;
+  if (fleet_file.has_notifications()) {
+    Notifier::Options notify;
+    notify.path = options.folder + "/notifications";
+    notify.rules = RulesOf(fleet_file.notifications());
+    notify.silences = fleet_file.notifications().has_alertmanager();
+    RB_ASSIGN_OR_RETURN(notifier, Notifier::Open(std::move(notify), SystemClock(), [&](const Notification& one) {
+                          return Send(fleet_file.notifications(), one, SystemClock().Now());
+                        }));
+    driver.SetListener([&notifier](const Operation& operation) { notifier->Tell(operation); });
+  }
   link.SetDriver(&driver);
   const std::unique_ptr<FleetApi> api = FleetApi::Create(gate, loop, driver, *store);
   const std::unique_ptr<grpc::Service> enrollment = MakeEnrollment(*store, authority, SystemClock(), audit);

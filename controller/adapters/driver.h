@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "common/event_loop.h"
 #include "controller/adapters/agent_registry.h"
+#include "controller/adapters/ci/ci_runner.h"
 #include "controller/adapters/lock_queue.h"
 #include "controller/adapters/metrics.h"
 #include "controller/adapters/planning.h"
@@ -39,6 +40,13 @@ class Driver {
 
   // Nothing is owned; `fleet` is copied.
   Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock, ControllerMetrics& metrics);
+
+  // Not owned; to be called before Resume. Null: no service has CI.
+  void SetCi(CiRunner* ci);
+
+  // Called on the loop whenever an operation has changed its state, after that was recorded, and by Resume for those of
+  // late; to be set before it.
+  void SetListener(std::function<void(const Operation&)> listener) { listener_ = std::move(listener); }
 
   // Takes up what an earlier controller left unfinished.
   absl::Status Resume();
@@ -118,6 +126,8 @@ class Driver {
   absl::StatusOr<std::unique_ptr<Running>> Load(const std::string& id);
   void Ended(const Running& running);
   void TryToStart(StartRequest request);
+  // False: it could not be recorded.
+  bool OnCi(const std::string& id, const CiRunner::Happened& happened);
   void VerifyAfterwards(const Operation& operation);
 
   const Fleet fleet_;
@@ -126,6 +136,8 @@ class Driver {
   EventLoop& loop_;
   Clock& clock_;
   ControllerMetrics& metrics_;
+  CiRunner* ci_ = nullptr;
+  std::function<void(const Operation&)> listener_;
   std::map<std::string, std::unique_ptr<Running>> running_;
   std::vector<Pending> pending_;
   bool flush_posted_ = false;

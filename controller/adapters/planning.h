@@ -11,6 +11,7 @@
 #include "common/clock.h"
 #include "common/event_loop.h"
 #include "controller/adapters/agent_registry.h"
+#include "controller/adapters/ci/ci_runner.h"
 #include "controller/adapters/store.h"
 #include "controller/core/fleet.h"
 #include "controller/core/intent.h"
@@ -32,6 +33,9 @@ class Planning {
            const AgentRegistry& agents, const Intents& intents)
       : fleet_(fleet), store_(store), sender_(sender), loop_(loop), clock_(clock), agents_(agents), intents_(intents) {}
 
+  // Not owned; null: no service has CI.
+  void SetCi(CiRunner* ci) { ci_ = ci; }
+
   // `only_plan`: nobody means to carry it out. `done` is called once, soon or within the patience for hosts.
   void Make(const OperationSpec& asked, bool only_plan, Done done);
   void OnAgentLost(const std::string& agent);
@@ -47,6 +51,8 @@ class Planning {
     Done done;
   };
 
+  // What a plan by way of CI has to know of it: looked at anew where it was asked for, else what is known.
+  void LookAtCi(const OperationSpec& spec, const std::string& key, Inspecting* inspecting);
   void Finish(const std::string& key);
   absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
 
@@ -57,6 +63,7 @@ class Planning {
   Clock& clock_;
   const AgentRegistry& agents_;
   const Intents& intents_;
+  CiRunner* ci_ = nullptr;
   std::map<std::string, Inspecting> inspecting_;
 };
 

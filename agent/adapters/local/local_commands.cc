@@ -149,7 +149,7 @@ int Rollback(LocalOperation* operation, const LocalRequest& request) {
   const absl::Duration prepared = result.times.prepare;
   result = operation->Run(CommitStep());
   if (!result.status.ok()) {
-    const TaskResult reverted = operation->Run(RevertStep{"the commit failed", VerifyPolicy()});
+    const TaskResult reverted = operation->Run(RevertStep{"the commit failed", VerifyPolicy(), ""});
     return Complain(reverted.status.ok() ? kReverted : kNeedsAttention, std::string(result.status.message()));
   }
   result = operation->Run(VerifyStep());
@@ -160,12 +160,12 @@ int Rollback(LocalOperation* operation, const LocalRequest& request) {
         std::fprintf(stderr, "  %s: %s\n", Printable(probe.name).c_str(), Printable(probe.observed).c_str());
       }
     }
-    const TaskResult reverted = operation->Run(RevertStep{"not healthy", VerifyPolicy()});
+    const TaskResult reverted = operation->Run(RevertStep{"not healthy", VerifyPolicy(), ""});
     return reverted.status.ok() ? Complain(kReverted, "back on what was there before")
                                 : Complain(kNeedsAttention, std::string(reverted.status.message()));
   }
   const absl::Duration downtime = result.times.downtime;
-  result = operation->Run(KeepStep{true, true, request.reason});
+  result = operation->Run(KeepStep{true, true, request.reason, "", "", ""});
   if (!result.status.ok()) return Complain(kNeedsAttention, std::string(result.status.message()));
   std::printf("healthy on %s; prepared in %s, downtime %s\n", result.release.name.c_str(),
               FormatSeconds(prepared).c_str(), FormatSeconds(downtime).c_str());
