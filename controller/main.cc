@@ -27,6 +27,7 @@
 #include "controller/adapters/api_gate.h"
 #include "controller/adapters/audit_log.h"
 #include "controller/adapters/certificates.h"
+#include "controller/adapters/ci/make_ci.h"
 #include "controller/adapters/doctor_api.h"
 #include "controller/adapters/drill_api.h"
 #include "controller/adapters/drill_store.h"
@@ -37,6 +38,8 @@
 #include "controller/adapters/fleet_config.h"
 #include "controller/adapters/folder_owner.h"
 #include "controller/adapters/metrics.h"
+#include "controller/adapters/notify/notifier.h"
+#include "controller/adapters/notify/sender.h"
 #include "controller/adapters/peer.h"
 #include "controller/adapters/quarantine_api.h"
 #include "controller/adapters/schedules.h"
@@ -211,7 +214,8 @@ absl::Status Serve(const Options& options) {
   if (!signal_fd.valid()) return ErrnoStatus(errno, "signalfd");
 
   RB_ASSIGN_OR_RETURN(const KeyAndCertificate authority, LoadAuthority(options.folder));
-  RB_ASSIGN_OR_RETURN(Fleet fleet, LoadFleet(options.fleet));
+  v1::FleetConfig fleet_file;
+  RB_ASSIGN_OR_RETURN(Fleet fleet, LoadFleet(options.fleet, &fleet_file));
   absl::StatusOr<FileLock> only_one = FileLock::TryAcquire(options.folder + "/lock");
   if (!only_one.ok()) {
     return absl::UnavailableError(
@@ -232,6 +236,19 @@ absl::Status Serve(const Options& options) {
   RB_ASSIGN_OR_RETURN(const std::unique_ptr<DrillStore> drill_store,
                       DrillStore::Open(options.folder + "/controller.db"));
   Driver driver(fleet, *store, link, loop, SystemClock(), *metrics);
+  CiRunner ci(loop, SystemClock(), MakeCiServices(fleet_file, options.folder), CiRunner::Patience());
+  driver.SetCi(&ci);
+  std::unique_ptr<Notifier> notifier;
+  if (fleet_file.has_notifications()) {
+    Notifier::Options notify;
+    notify.path = options.folder + "/notifications";
+    notify.rules = RulesOf(fleet_file.notifications());
+    notify.silences = fleet_file.notifications().has_alertmanager();
+    RB_ASSIGN_OR_RETURN(notifier, Notifier::Open(std::move(notify), SystemClock(), [&](const Notification& one) {
+                          return Send(fleet_file.notifications(), one, SystemClock().Now());
+                        }));
+    driver.SetListener([&notifier](const Operation& operation) { notifier->Tell(operation); });
+  }
   link.SetDriver(&driver);
   Drills drills(fleet, *drill_store, driver, link, loop, SystemClock());
   Schedules schedules(std::move(fleet), *drill_store, driver, drills, loop, SystemClock());

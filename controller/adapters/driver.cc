@@ -18,6 +18,8 @@ namespace {
 
 constexpr absl::Duration kStoreRetry = absl::Seconds(2);
 constexpr absl::Duration kGiveWayPatience = absl::Minutes(2);
+// Whose end may not have been told before the controller died.
+constexpr size_t kHistoryForListener = 50;
 constexpr size_t kMostRunning = 200;
 constexpr size_t kHistoryForIntents = 500;
 constexpr size_t kMostListed = 10000;
@@ -90,6 +92,13 @@ absl::Status Driver::Resume() {
     // The last event was written, and how it ended was not.
     if (IsFinal(raw->operation.state)) Finish(id);
   }
+  if (listener_) {
+    RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> newest, store_.List("", "", "", kHistoryForListener));
+    for (auto stored = newest.rbegin(); stored != newest.rend(); ++stored) {
+      RB_ASSIGN_OR_RETURN(const std::unique_ptr<Running> one, Load(stored->id));
+      listener_(one->operation);
+    }
+  }
   metrics_.SetRunning(running_.size());
   return LearnIntents();
 }
@@ -117,6 +126,23 @@ Event Driver::NewEvent(const Running& running) const {
   event.at = clock_.Now();
   event.elapsed = clock_.Monotonic() - running.accepted_monotonic;
   return event;
+}
+
+void Driver::SetCi(CiRunner* ci) {
+  ci_ = ci;
+  planning_.SetCi(ci);
+  if (ci == nullptr) return;
+  ci->SetSink([this](const std::string& id, const CiRunner::Happened& happened) { return OnCi(id, happened); });
+}
+
+bool Driver::OnCi(const std::string& id, const CiRunner::Happened& happened) {
+  const auto found = running_.find(id);
+  if (found == running_.end()) return true;
+  EventBody body;
+  std::visit([&body](const auto& one) { body = one; }, happened);
+  const absl::Status taken = TakeNow(*found->second, std::move(body));
+  if (!taken.ok()) LogError("controller", id, ": ", taken.message(), "; trying again");
+  return taken.ok();
 }
 
 void Driver::TakeSoon(const Running& running, EventBody body, std::function<void(const absl::Status&)> done) {
@@ -191,9 +217,12 @@ void Driver::Flush() {
   for (size_t i = 0; i < batch.size(); ++i) {
     const auto found = running_.find(batch[i].id);
     if (found == running_.end()) continue;
+    const OperationState before = found->second->operation.state;
     Fold(found->second.get(), batch[i].event, &effects[i]);
+    const Operation& now = found->second->operation;
+    if (listener_ && (now.state != before || std::holds_alternative<Accepted>(batch[i].event.body))) listener_(now);
     if (observer_ != nullptr) {
-      observer_->OnOperation(found->second->operation, std::holds_alternative<Accepted>(batch[i].event.body));
+      observer_->OnOperation(now, std::holds_alternative<Accepted>(batch[i].event.body));
     }
     touched.insert(batch[i].id);
     if (const auto* ended = std::get_if<StepEnded>(&batch[i].event.body)) {
@@ -264,6 +293,11 @@ void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
       message.mutable_cancel_task()->set_operation_id(id);
       message.mutable_cancel_task()->set_step_id(cancel->step_id);
       sender_.Send(cancel->host, std::move(message));
+    } else if (const auto* ask = std::get_if<AskCi>(&effect)) {
+      RB_FAILPOINT("controller.driver.before-ask-ci");
+      if (ci_ != nullptr) ci_->Ask(id, *ask);
+    } else if (const auto* leave = std::get_if<CancelCi>(&effect)) {
+      if (ci_ != nullptr) ci_->Cancel(*leave);
     } else if (const auto* wait = std::get_if<ArmWait>(&effect)) {
       loop_.PostAt(clock_.Monotonic() + wait->after, [this, id, number = wait->number] { EndWait(id, number); });
     } else if (std::holds_alternative<TakeLock>(effect)) {
@@ -795,9 +829,8 @@ void Driver::Ended(const Running& running) {
   }
   for (const HostProgress& host : operation.hosts) {
     if (host.times.recovery == absl::ZeroDuration()) continue;
-    metrics_.OnRecovery(host.plan.environment, operation.plan.spec.service,
-                        host.plan.method == Method::kGit ? "git" : "backup", outcome, host.times.recovery,
-                        host.times.downtime, host.target);
+    metrics_.OnRecovery(host.plan.environment, operation.plan.spec.service, NameOf(MethodOf(host)), outcome,
+                        host.times.recovery, host.times.downtime, host.target);
   }
 }
 

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "common/event_loop.h"
 #include "controller/adapters/agent_registry.h"
+#include "controller/adapters/ci/ci_runner.h"
 #include "controller/adapters/doctor.h"
 #include "controller/adapters/driver_observer.h"
 #include "controller/adapters/lock_queue.h"
@@ -49,6 +50,12 @@ class Driver {
   const AgentRegistry& agents() const { return agents_; }
   // The operation that holds the lock; empty if none.
   std::string HolderOf(const std::string& service, const std::string& environment);
+  // Not owned; to be called before Resume. Null: no service has CI.
+  void SetCi(CiRunner* ci);
+
+  // Called on the loop whenever an operation has changed its state, after that was recorded, and by Resume for those of
+  // late; to be set before it.
+  void SetListener(std::function<void(const Operation&)> listener) { listener_ = std::move(listener); }
 
   // Takes up what an earlier controller left unfinished.
   absl::Status Resume();
@@ -137,6 +144,8 @@ class Driver {
   absl::StatusOr<std::unique_ptr<Running>> Load(const std::string& id);
   void Ended(const Running& running);
   void TryToStart(StartRequest request);
+  // False: it could not be recorded.
+  bool OnCi(const std::string& id, const CiRunner::Happened& happened);
   void VerifyAfterwards(const Operation& operation);
 
   const Fleet fleet_;
@@ -145,6 +154,8 @@ class Driver {
   EventLoop& loop_;
   Clock& clock_;
   ControllerMetrics& metrics_;
+  CiRunner* ci_ = nullptr;
+  std::function<void(const Operation&)> listener_;
   std::map<std::string, std::unique_ptr<Running>> running_;
   std::vector<Pending> pending_;
   bool flush_posted_ = false;

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 #include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -13,6 +14,8 @@
 #include "common/ids.h"
 #include "common/status.h"
 #include "common/text.h"
+#include "controller/adapters/ci/check_ci.h"
+#include "controller/adapters/notify/sender.h"
 #include "controller/core/cron.h"
 #include "controller/core/drill.h"
 #include "controller/core/plan.h"
@@ -34,6 +37,11 @@ class Reader {
               [](const ScheduleEntry& a, const ScheduleEntry& b) { return a.name < b.name; });
     if (config_.environments().empty()) Complain("", "there are no environments");
     if (config_.services().empty()) Complain("", "there are no services");
+    std::vector<std::string> names;
+    for (const Environment& one : fleet_->environments) names.push_back(one.name);
+    for (const auto& [key, text] : CheckNotifications(config_.notifications(), names)) {
+      Complain(absl::StrCat("notifications", key), text);
+    }
     std::sort(problems_.begin(), problems_.end(), [](const YamlProblem& a, const YamlProblem& b) {
       return std::tie(a.line, a.path, a.text) < std::tie(b.line, b.path, b.text);
     });
@@ -253,6 +261,13 @@ class Reader {
     if (config.verify().has_deadline()) service.verify_deadline = FromProto(config.verify().deadline());
     if (config.verify().has_soak()) service.verify_soak = FromProto(config.verify().soak());
     if (service.verify_deadline < absl::Seconds(1)) Complain(path + ".verify.deadline", "is at least 1s");
+    service.ci_deadline = 2 * service.target_redeploy;
+    if (config.has_ci()) {
+      service.has_ci = true;
+      service.ci_off_because = config.ci().off_because();
+      if (config.ci().has_deadline()) service.ci_deadline = FromProto(config.ci().deadline());
+      for (const auto& [key, text] : CheckCi(config.ci())) Complain(absl::StrCat(path, ".ci", key), text);
+    }
     fleet_->services.emplace(name, std::move(service));
   }
 
@@ -264,19 +279,21 @@ class Reader {
 
 }  // namespace
 
-std::vector<YamlProblem> ParseFleet(absl::string_view yaml, Fleet* fleet) {
+std::vector<YamlProblem> ParseFleet(absl::string_view yaml, Fleet* fleet, v1::FleetConfig* file) {
   *fleet = Fleet();
   v1::FleetConfig config;
   YamlLines lines;
   std::vector<YamlProblem> problems = ReadYamlMessage(yaml, &config, &lines);
   if (!problems.empty()) return problems;
-  return Reader(config, lines, fleet).Read();
+  problems = Reader(config, lines, fleet).Read();
+  if (file != nullptr) *file = std::move(config);
+  return problems;
 }
 
-absl::StatusOr<Fleet> LoadFleet(const std::string& path) {
+absl::StatusOr<Fleet> LoadFleet(const std::string& path, v1::FleetConfig* file) {
   RB_ASSIGN_OR_RETURN(const std::string yaml, ReadFile(path, kLargestYamlBytes));
   Fleet fleet;
-  const std::vector<YamlProblem> problems = ParseFleet(yaml, &fleet);
+  const std::vector<YamlProblem> problems = ParseFleet(yaml, &fleet, file);
   if (!problems.empty()) return absl::InvalidArgumentError(FormatProblems(path, problems));
   return fleet;
 }

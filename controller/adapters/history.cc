@@ -10,9 +10,6 @@ namespace {
 // Named in the request.
 constexpr int kMostBriefHosts = 4;
 
-// As in the store; never changed.
-std::string KeyOf(Method method) { return method == Method::kGit ? "git" : "backup"; }
-
 }  // namespace
 
 v1::Operation Brief(v1::Operation operation) {
@@ -40,17 +37,18 @@ std::vector<StoredTime> TimesOf(const Operation& operation) {
   for (const HostProgress& host : operation.hosts) {
     if (times.size() == kMostTimeSamples) return times;
     if (host.plan.already_there || host.times.downtime == absl::ZeroDuration()) continue;
-    const Method method = host.candidate > 0 ? host.plan.fallbacks[host.candidate - 1].method : host.plan.method;
-    times.push_back({host.plan.environment, operation.plan.spec.service, KeyOf(method),
+    const Method method = MethodOf(host);
+    times.push_back({host.plan.environment, operation.plan.spec.service, NameOf(method),
                      absl::ToInt64Microseconds(host.times.prepare), absl::ToInt64Microseconds(host.times.downtime)});
   }
   return times;
 }
 
 void LearnTimes(const std::vector<StoredTime>& stored, PlanningHistory* history) {
+  // How long CI takes is not told by these.
   for (const StoredTime& time : stored) {
     for (const Method method : {Method::kBackup, Method::kGit}) {
-      if (time.method != KeyOf(method)) continue;
+      if (time.method != NameOf(method)) continue;
       history->times[{time.environment, method}].push_back(
           {absl::Microseconds(time.prepare_us), absl::Microseconds(time.downtime_us)});
     }

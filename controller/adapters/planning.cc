@@ -16,6 +16,8 @@ constexpr absl::Duration kInspectPatience = absl::Seconds(20);
 // A deploy brings the mirror up to date first.
 constexpr absl::Duration kFetchPatience = absl::Minutes(5);
 constexpr size_t kHistoryForGates = 100;
+// Waited for like a host; no host has such a name.
+constexpr char kCi[] = "/ci";
 
 }  // namespace
 
@@ -110,8 +112,10 @@ void Planning::Make(const OperationSpec& asked, bool only_plan, Done done) {
       }
     }
   }
+  if (look) LookAtCi(inspecting.scope.spec, key, &inspecting);
   const bool wait = !inspecting.waiting.empty();
-  const absl::Duration patience = spec.kind == OperationKind::kDeploy ? kFetchPatience : kInspectPatience;
+  const bool fetches = spec.kind == OperationKind::kDeploy || spec.method == Method::kRedeploy;
+  const absl::Duration patience = fetches ? kFetchPatience : kInspectPatience;
   inspecting_[key] = std::move(inspecting);
   if (!wait) {
     Finish(key);
@@ -120,11 +124,27 @@ void Planning::Make(const OperationSpec& asked, bool only_plan, Done done) {
   loop_.PostAt(clock_.Monotonic() + patience, [this, key] { Finish(key); });
 }
 
+void Planning::LookAtCi(const OperationSpec& spec, const std::string& key, Inspecting* inspecting) {
+  if (ci_ == nullptr || spec.kind != OperationKind::kRollback || !ci_->Has(spec.service)) return;
+  if (spec.method == Method::kAuto) {
+    inspecting->history.ci_unavailable_because = ci_->WhyUnavailable(spec.service);
+  } else if (spec.method == Method::kRedeploy) {
+    inspecting->waiting.insert(kCi);
+    ci_->Check(spec.service, [this, key](const std::string& why) {
+      const auto found = inspecting_.find(key);
+      if (found == inspecting_.end() || found->second.waiting.erase(kCi) == 0) return;
+      found->second.history.ci_unavailable_because = why;
+      if (found->second.waiting.empty()) Finish(std::string(found->first));
+    });
+  }
+}
+
 void Planning::Finish(const std::string& key) {
   const auto found = inspecting_.find(key);
   if (found == inspecting_.end()) return;
   Inspecting inspecting = std::move(found->second);
   inspecting_.erase(found);
+  if (inspecting.waiting.erase(kCi) != 0) inspecting.history.ci_unavailable_because = "CI did not answer in time";
   for (const std::string& host : inspecting.waiting) {
     inspecting.inspections[host].connected = true;
     inspecting.inspections[host].error = "the agent did not answer in time";

@@ -11,6 +11,7 @@
 #include "common/clock.h"
 #include "common/event_loop.h"
 #include "controller/adapters/agent_registry.h"
+#include "controller/adapters/ci/ci_runner.h"
 #include "controller/adapters/store.h"
 #include "controller/core/fleet.h"
 #include "controller/core/intent.h"
@@ -40,6 +41,9 @@ class Planning {
         intents_(intents),
         quarantine_(quarantine) {}
 
+  // Not owned; null: no service has CI.
+  void SetCi(CiRunner* ci) { ci_ = ci; }
+
   // `only_plan`: nobody means to carry it out. `done` is called once, soon or within the patience for hosts.
   void Make(const OperationSpec& asked, bool only_plan, Done done);
   void OnAgentLost(const std::string& agent);
@@ -55,6 +59,8 @@ class Planning {
     Done done;
   };
 
+  // What a plan by way of CI has to know of it: looked at anew where it was asked for, else what is known.
+  void LookAtCi(const OperationSpec& spec, const std::string& key, Inspecting* inspecting);
   void Finish(const std::string& key);
   absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
 
@@ -66,6 +72,7 @@ class Planning {
   const AgentRegistry& agents_;
   const Intents& intents_;
   const Quarantine& quarantine_;
+  CiRunner* ci_ = nullptr;
   std::map<std::string, Inspecting> inspecting_;
 };
 

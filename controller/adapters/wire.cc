@@ -13,10 +13,23 @@ namespace rb::controller {
 namespace {
 
 v1::Method MethodToWire(Method method) {
-  return method == Method::kBackup ? v1::METHOD_BACKUP : method == Method::kGit ? v1::METHOD_GIT : v1::METHOD_AUTO;
+  switch (method) {
+    case Method::kAuto:
+      return v1::METHOD_AUTO;
+    case Method::kBackup:
+      return v1::METHOD_BACKUP;
+    case Method::kGit:
+      return v1::METHOD_GIT;
+    case Method::kRedeploy:
+      return v1::METHOD_REDEPLOY;
+  }
+  return v1::METHOD_AUTO;
 }
 Method MethodFromWire(v1::Method method) {
-  return method == v1::METHOD_BACKUP ? Method::kBackup : method == v1::METHOD_GIT ? Method::kGit : Method::kAuto;
+  return method == v1::METHOD_BACKUP     ? Method::kBackup
+         : method == v1::METHOD_GIT      ? Method::kGit
+         : method == v1::METHOD_REDEPLOY ? Method::kRedeploy
+                                         : Method::kAuto;
 }
 // The wire's enums are the core's, one higher, since 0 means unset there.
 template <typename T>
@@ -696,12 +709,26 @@ v1::Task TaskFor(const Operation& operation, const StartStep& step) {
     case StepKind::kRevert:
       task.mutable_revert()->set_reason(operation.abort_requested ? "aborted" : "the operation failed");
       *task.mutable_revert()->mutable_verify() = verify;
+      task.mutable_revert()->set_restore_release(step.replaced_release);
       break;
     case StepKind::kKeep:
       task.mutable_keep()->set_good(step.good);
       task.mutable_keep()->set_replaced_is_bad(step.replaced_is_bad);
       task.mutable_keep()->set_reason(step.reason);
+      task.mutable_keep()->set_redeployed_commit(step.redeployed_commit);
+      task.mutable_keep()->set_redeployed_version(step.redeployed_version);
+      task.mutable_keep()->set_replaced_release(step.replaced_release);
       break;
+    case StepKind::kAwait: {
+      v1::AwaitStep* await = task.mutable_await();
+      await->set_commit(step.commit);
+      await->set_version(step.version);
+      await->set_deployed_commit(step.deployed_commit);
+      *await->mutable_arrives_within() = ToProto(step.arrives_within);
+      *await->mutable_verify() = verify;
+      ComponentsToWire(operation.plan.spec.components, await->mutable_components());
+      break;
+    }
   }
   return task;
 }
@@ -725,7 +752,7 @@ v1::Task InspectTask(const OperationSpec& spec, const std::string& step_id, cons
   } else if (ChangesHosts(spec.kind)) {
     *inspect->mutable_target() = TargetToWire(spec.target);
     if (spec.kind == OperationKind::kDeploy) inspect->set_method(v1::METHOD_GIT);
-    inspect->set_fetch(spec.kind == OperationKind::kDeploy);
+    inspect->set_fetch(spec.kind == OperationKind::kDeploy || spec.method == Method::kRedeploy);
   }
   return task;
 }
@@ -745,6 +772,8 @@ std::string EncodeEvent(const Event& event) {
     body->set_on_failure(static_cast<int>(accepted->plan.on_failure));
     *body->mutable_verify_deadline() = ToProto(accepted->plan.verify_deadline);
     *body->mutable_verify_soak() = ToProto(accepted->plan.verify_soak);
+    *body->mutable_ci_deadline() = ToProto(accepted->plan.ci_deadline);
+    *body->mutable_redeploy_target() = ToProto(accepted->plan.redeploy_target);
     for (const HostPlan& host : accepted->plan.hosts) {
       controller_journal::Fallbacks* fallbacks = body->add_fallbacks();
       for (const Candidate& candidate : host.fallbacks) *fallbacks->add_candidates() = CandidateToWire(candidate);
@@ -800,6 +829,18 @@ std::string EncodeEvent(const Event& event) {
     wire.mutable_reported()->set_host(reported->host.host);
     wire.mutable_reported()->set_environment(reported->host.environment);
     *wire.mutable_reported()->mutable_record() = RecordOf(*reported);
+  } else if (const auto* started = std::get_if<CiStarted>(&event.body)) {
+    wire.mutable_ci_started()->set_key(started->key);
+    wire.mutable_ci_started()->set_run(started->run);
+    wire.mutable_ci_started()->set_url(started->url);
+    wire.mutable_ci_started()->set_deployed_commit(started->deployed_commit);
+  } else if (const auto* ci_progress = std::get_if<CiProgress>(&event.body)) {
+    wire.mutable_ci_progress()->set_key(ci_progress->key);
+    wire.mutable_ci_progress()->set_text(ci_progress->text);
+  } else if (const auto* ci_ended = std::get_if<CiEnded>(&event.body)) {
+    wire.mutable_ci_ended()->set_key(ci_ended->key);
+    wire.mutable_ci_ended()->set_outcome(static_cast<int>(ci_ended->outcome));
+    wire.mutable_ci_ended()->set_text(ci_ended->text);
   }
   return wire.SerializeAsString();
 }
@@ -824,6 +865,8 @@ absl::StatusOr<Event> DecodeEvent(absl::string_view bytes) {
       accepted.plan.on_failure = static_cast<OnFailure>(std::clamp(wire.accepted().on_failure(), 0, 2));
       accepted.plan.verify_deadline = FromProto(wire.accepted().verify_deadline());
       accepted.plan.verify_soak = FromProto(wire.accepted().verify_soak());
+      accepted.plan.ci_deadline = FromProto(wire.accepted().ci_deadline());
+      accepted.plan.redeploy_target = FromProto(wire.accepted().redeploy_target());
       for (int i = 0; i < wire.accepted().fallbacks_size() && i < static_cast<int>(accepted.plan.hosts.size()); ++i) {
         for (const v1::Candidate& candidate : wire.accepted().fallbacks(i).candidates()) {
           accepted.plan.hosts[static_cast<size_t>(i)].fallbacks.push_back(CandidateFromWire(candidate));
@@ -860,10 +903,18 @@ absl::StatusOr<Event> DecodeEvent(absl::string_view bytes) {
       event.body = ReportedFrom(wire.reported().record(), wire.reported().id(), wire.reported().host(),
                                 wire.reported().environment());
       return event;
-    // Not written yet.
     case controller_journal::Event::kCiStarted:
+      event.body = CiStarted{wire.ci_started().key(), wire.ci_started().run(), wire.ci_started().url(),
+                             wire.ci_started().deployed_commit()};
+      return event;
     case controller_journal::Event::kCiProgress:
+      event.body = CiProgress{wire.ci_progress().key(), wire.ci_progress().text()};
+      return event;
     case controller_journal::Event::kCiEnded:
+      event.body =
+          CiEnded{wire.ci_ended().key(), static_cast<CiEnded::Outcome>(std::clamp(wire.ci_ended().outcome(), 0, 4)),
+                  wire.ci_ended().text()};
+      return event;
     case controller_journal::Event::BODY_NOT_SET:
       break;
   }

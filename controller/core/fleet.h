@@ -63,6 +63,10 @@ struct FleetService {
   uint32_t retain_releases = 10;
   absl::Duration verify_deadline = absl::Seconds(60);
   absl::Duration verify_soak;
+  // Method B. Whether the fleet file says how CI deploys it, and why that is not to be used now (empty: it may be).
+  bool has_ci = false;
+  std::string ci_off_because;
+  absl::Duration ci_deadline = absl::Minutes(20);
 };
 
 // What is done again and again; see core/schedule.h.

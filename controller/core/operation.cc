@@ -12,6 +12,11 @@
 #include "controller/core/names.h"
 
 namespace rb::controller {
+
+Method MethodOf(const HostProgress& host) {
+  return host.candidate == 0 ? host.plan.method : host.plan.fallbacks[host.candidate - 1].method;
+}
+
 namespace {
 
 absl::string_view NameOfStep(StepKind kind) {
@@ -30,6 +35,8 @@ absl::string_view NameOfStep(StepKind kind) {
       return "revert";
     case StepKind::kKeep:
       return "keep";
+    case StepKind::kAwait:
+      return "await";
   }
   return "";
 }
@@ -38,14 +45,17 @@ absl::string_view NameOfStep(StepKind kind) {
 constexpr size_t kMostNotes = 50;
 constexpr size_t kMostNextCommands = 100;
 
+bool UsesCi(const HostProgress& host) { return MethodOf(host) == Method::kRedeploy; }
+
 bool Changes(const HostProgress& host) { return !host.plan.already_there; }
 // Holds, or may hold, the new state.
 bool MayBeNew(const HostProgress& host) { return host.state == HostState::kCommitted || host.state_unknown; }
 // Has something to take back: staging, the new state, or a service that a failed commit, or a revert by the host's own
 // hand, may have left stopped.
 bool HasToRevert(const HostProgress& host) {
-  const bool may_be_stopped = host.failed && host.step_kind != StepKind::kRevert &&
-                              (host.step_kind == StepKind::kCommit || host.state == HostState::kReverted);
+  const bool may_be_stopped =
+      host.failed && host.step_kind != StepKind::kRevert &&
+      (host.step_kind == StepKind::kCommit || host.step_kind == StepKind::kAwait || host.state == HostState::kReverted);
   return host.state == HostState::kPrepared || MayBeNew(host) || may_be_stopped;
 }
 
@@ -140,6 +150,14 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
     case StepKind::kRevert:
       step.deadline = plan.verify_deadline + deadlines.revert_margin + for_data;
       step.verify_soak = absl::ZeroDuration();
+      if (UsesCi(host)) step.replaced_release = host.replaced_release;
+      break;
+    case StepKind::kAwait:
+      step.commit = host.plan.commit;
+      step.version = host.plan.version;
+      step.deployed_commit = operation.ci.deployed_commit;
+      step.arrives_within = operation.ci.phase == CiRun::Phase::kOver ? kCiSettles : plan.ci_deadline;
+      step.deadline = step.arrives_within + plan.verify_deadline + plan.verify_soak + deadlines.verify_margin;
       break;
     case StepKind::kKeep:
       step.deadline = deadlines.keep;
@@ -148,9 +166,34 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
       // A drill goes away from what was made bad for it, or from what is good.
       step.replaced_is_bad =
           plan.spec.kind == OperationKind::kRollback && host.verdict == Verdict::kHealthy && plan.spec.drill_id.empty();
+      if (UsesCi(host)) {
+        step.replaced_release = host.replaced_release;
+        step.redeployed_commit = host.plan.commit;
+        step.redeployed_version = host.plan.version;
+      }
       break;
   }
   return step;
+}
+
+AskCi BuildAsk(const Operation& operation, bool again) {
+  AskCi ask;
+  ask.key = operation.ci.key;
+  ask.service = operation.plan.spec.service;
+  ask.environment = operation.ci.environment;
+  ask.asked_at = operation.ci.asked_at;
+  ask.reason = operation.plan.spec.reason;
+  ask.run = operation.ci.run;
+  ask.url = operation.ci.url;
+  ask.deployed_commit = operation.ci.deployed_commit;
+  ask.again = again;
+  for (const HostProgress& host : operation.hosts) {
+    if (!Changes(host) || host.plan.wave != operation.wave) continue;
+    ask.commit = host.plan.commit;
+    ask.version = host.plan.version;
+    break;
+  }
+  return ask;
 }
 
 class Machine {
@@ -252,6 +295,9 @@ class Machine {
       case StepKind::kRevert:
         Reverted(host, result, ok);
         break;
+      case StepKind::kAwait:
+        Awaited(host, result, ok);
+        break;
       case StepKind::kKeep:
         if (ok) {
           host->to_release = result.release.name;
@@ -270,10 +316,12 @@ class Machine {
     SetStep(host, "");
     // A lost report is not a failure of the host: what it holds is not known until it answers.
     const bool could_change = host->step_kind == StepKind::kCommit || host->step_kind == StepKind::kRevert ||
-                              host->step_kind == StepKind::kPrepare || host->step_kind == StepKind::kVerify;
+                              host->step_kind == StepKind::kPrepare || host->step_kind == StepKind::kVerify ||
+                              host->step_kind == StepKind::kAwait;
     host->state_unknown = host->state_unknown || could_change;
     Fail(host, absl::StrCat("no answer to ", NameOfStep(host->step_kind), " in time"));
     decision_.effects.emplace_back(CancelStep{timed_out.host, timed_out.step_id});
+    if (host->step_kind == StepKind::kAwait) StopCi();
     Advance();
   }
 
@@ -347,6 +395,47 @@ class Machine {
     Note(reported.host.host, absl::StrCat("done without the controller, and reported by the host: ", op().summary));
   }
 
+  void operator()(const CiStarted& started) {
+    CiRun& ci = op().ci;
+    if (IsFinal(op().state) || started.key != ci.key || !ci.busy() || !ci.run.empty()) return;
+    ci.run = started.run;
+    ci.url = started.url;
+    ci.deployed_commit = started.deployed_commit;
+    Note("", absl::StrCat("CI has begun: run ", ci.run, ci.url.empty() ? "" : ", ", ci.url));
+    if (ci.phase != CiRun::Phase::kAsked) return;
+    ci.phase = CiRun::Phase::kRunning;
+    for (HostProgress& host : op().hosts) {
+      if (IsDeployedByCi(host)) Start(&host, StepKind::kAwait);
+    }
+  }
+
+  void operator()(const CiProgress& progress) {
+    if (!IsFinal(op().state) && progress.key == op().ci.key) Note("", absl::StrCat("CI: ", progress.text));
+  }
+
+  void operator()(const CiEnded& ended) {
+    CiRun& ci = op().ci;
+    if (IsFinal(op().state) || ended.key != ci.key || !(ci.busy() || ci.phase == CiRun::Phase::kRunning)) return;
+    ci.phase = CiRun::Phase::kOver;
+    ci.never_ran = ended.outcome == CiEnded::Outcome::kNeverRan;
+    ci.lost = ended.outcome == CiEnded::Outcome::kLost;
+    Note("", absl::StrCat("CI: ", ended.text));
+    for (HostProgress& host : op().hosts) {
+      if (!IsDeployedByCi(host) || host.failed) continue;
+      if (ci.never_ran) {
+        host.state_unknown = false;
+        host.step_kind = StepKind::kPrepare;
+        Fail(&host, absl::StrCat("CI did not deploy: ", ended.text));
+      } else if (op().abort_requested) {
+        if (!host.busy()) Fail(&host, "aborted");
+      } else if (host.busy() || host.verdict != Verdict::kHealthy) {
+        // What is there now is what counts, whatever CI says; but there is nothing more to wait for.
+        Start(&host, StepKind::kAwait);
+      }
+    }
+    Advance();
+  }
+
   Decision Take() { return std::move(decision_); }
 
  private:
@@ -362,7 +451,75 @@ class Machine {
       }
     }
     if (op().state == OperationState::kPlanned) return;
+    StopCi();
     Advance();
+  }
+
+  bool IsDeployedByCi(const HostProgress& host) { return Changes(host) && UsesCi(host) && host.plan.wave == op().wave; }
+
+  void StopCi() {
+    CiRun& ci = op().ci;
+    if (ci.phase != CiRun::Phase::kAsked && ci.phase != CiRun::Phase::kRunning) return;
+    ci.phase = CiRun::Phase::kCancelling;
+    Note("", "CI is asked to cancel the run");
+    decision_.effects.emplace_back(CancelCi{ci.key, false});
+  }
+
+  // All hosts of an environment are one wave.
+  void AskCiNow() {
+    CiRun ci;
+    ci.phase = CiRun::Phase::kAsked;
+    ci.key = absl::StrCat(op().id, "-", op().wave);
+    ci.asked_at = event_.at;
+    for (HostProgress& host : op().hosts) {
+      if (!IsDeployedByCi(host)) continue;
+      ci.environment = host.plan.environment;
+      host.step_kind = StepKind::kAwait;
+      // From here on CI may change it.
+      host.state_unknown = true;
+      host.verdict = Verdict::kUnknown;
+    }
+    op().ci = ci;
+    AskCi ask = BuildAsk(op(), false);
+    Note("", absl::StrCat("asking CI to deploy ", ask.version.empty() ? ask.commit.substr(0, 7) : ask.version, " to ",
+                          ci.environment));
+    decision_.effects.emplace_back(std::move(ask));
+  }
+
+  // Some host could be prepared from no source of its own: CI deploys to all of them at once, or the operation ends.
+  bool FallsBackToCi() {
+    for (const HostProgress& host : op().hosts) {
+      if (host.state_unknown || UsesCi(host) || host.plan.fallbacks.empty() ||
+          host.plan.fallbacks.back().method != Method::kRedeploy) {
+        return false;
+      }
+    }
+    const std::string why = FirstError();
+    Note("", absl::StrCat("not every host could be prepared from a source of its own (", why,
+                          "); going on with a redeploy through CI, on all hosts"));
+    std::vector<std::string> environments;
+    uint32_t approval = 0;
+    for (HostProgress& host : op().hosts) {
+      const bool is_approved_for =
+          op().plan.approval_before_wave != 0 && Changes(host) && host.plan.wave >= op().plan.approval_before_wave;
+      host.candidate = static_cast<uint32_t>(host.plan.fallbacks.size());
+      host.plan.already_there = false;
+      host.plan.method_because = absl::StrCat("no other source could be prepared: ", why);
+      host.failed = false;
+      host.error.clear();
+      host.verdict = Verdict::kUnknown;
+      host.target = op().plan.redeploy_target;
+      if (environments.empty() || environments.back() != host.plan.environment) {
+        environments.push_back(host.plan.environment);
+      }
+      host.plan.wave = static_cast<uint32_t>(environments.size());
+      if (is_approved_for && approval == 0) approval = host.plan.wave;
+    }
+    op().plan.wave_count = static_cast<uint32_t>(environments.size());
+    op().plan.target = op().plan.redeploy_target;
+    op().plan.approval_before_wave = approval;
+    for (HostProgress& host : op().hosts) Start(&host, StepKind::kPrepare);
+    return true;
   }
 
   void Note(const std::string& host, std::string text) { decision_.notes.emplace_back(host, std::move(text)); }
@@ -420,7 +577,7 @@ class Machine {
     Note(host->plan.host, std::move(why));
   }
 
-  bool AnyBusy() { return op().busy_hosts > 0; }
+  bool AnyBusy() { return op().ci.busy() || op().busy_hosts > 0; }
   std::vector<std::string> Names(const std::function<bool(const HostProgress&)>& wanted) {
     std::vector<std::string> names;
     for (const HostProgress& host : op().hosts) {
@@ -437,13 +594,18 @@ class Machine {
       host->replaced_version = result.release.version;
       if (!result.from_release.empty()) host->plan.from_release = result.from_release;
       host->plan.delta = result.delta;
+      if (UsesCi(*host)) {
+        Note(host->plan.host, absl::StrCat("what is there is kept as ", result.release.name, "; ready for CI"));
+        return;
+      }
       Note(host->plan.host,
            absl::StrCat("prepared in ", FormatSeconds(result.times.prepare), ", ",
                         result.delta.files_changed + result.delta.files_added + result.delta.files_removed,
                         " files change"));
       return;
     }
-    if (!op().abort_requested && host->candidate < host->plan.fallbacks.size()) {
+    if (!op().abort_requested && host->candidate < host->plan.fallbacks.size() &&
+        host->plan.fallbacks[host->candidate].method != Method::kRedeploy) {
       Note(host->plan.host, absl::StrCat("could not be prepared (", WhatIsSaid(result), "); trying the next source"));
       ++host->candidate;
       const Candidate& fallback = host->plan.fallbacks[host->candidate - 1];
@@ -507,6 +669,22 @@ class Machine {
                                        FormatSeconds(host->times.recovery), ExternalDown(host->probes)));
   }
 
+  // Method B: what CI was asked for is there, or it is not.
+  void Awaited(HostProgress* host, const StepResult& result, bool ok) {
+    host->probes = result.probes;
+    host->verdict = result.verdict;
+    if (!ok || result.verdict != Verdict::kHealthy) {
+      Fail(host, absl::StrCat("not healthy on the target: ", WhatIsSaid(result)));
+      StopCi();
+      return;
+    }
+    host->times.downtime = result.times.downtime;
+    host->times.recovery = event_.elapsed - op().plan.verify_soak;
+    host->target_met = host->times.recovery <= host->target;
+    Note(host->plan.host,
+         absl::StrCat("the target is on disk, and healthy; recovery ", FormatSeconds(host->times.recovery)));
+  }
+
   void Reverted(HostProgress* host, const StepResult& result, bool ok) {
     host->probes = result.probes;
     NoteProblems(*host, result);
@@ -565,6 +743,11 @@ class Machine {
 
   void Advance() {
     if (AnyBusy()) return;
+    if (op().ci.phase == CiRun::Phase::kRunning) {
+      Note("", "every host is healthy on the target; the run of CI is not waited for");
+      op().ci.phase = CiRun::Phase::kOver;
+      decision_.effects.emplace_back(CancelCi{op().ci.key, true});
+    }
     switch (op().state) {
       case OperationState::kPreparing:
         AfterPreparing();
@@ -610,6 +793,7 @@ class Machine {
       CommitNextWave();
       return;
     }
+    if (!op().abort_requested && FallsBackToCi()) return;
     StartReverting([](const HostProgress& host) { return HasToRevert(host); });
   }
 
@@ -626,9 +810,16 @@ class Machine {
     }
     ++op().wave;
     Go(OperationState::kCommitting);
+    bool through_ci = false;
     for (HostProgress& host : op().hosts) {
-      if (Changes(host) && host.plan.wave == op().wave) Start(&host, StepKind::kCommit);
+      if (!Changes(host) || host.plan.wave != op().wave) continue;
+      if (UsesCi(host)) {
+        through_ci = true;
+      } else {
+        Start(&host, StepKind::kCommit);
+      }
     }
+    if (through_ci) AskCiNow();
   }
 
   // Reached when no step is under way: all of the wave is verified, or something failed.
@@ -686,6 +877,11 @@ class Machine {
     bool any = false;
     for (HostProgress& host : op().hosts) {
       if (!Changes(host) || !wanted(host)) continue;
+      if (op().ci.lost && IsDeployedByCi(host)) {
+        host.state_unknown = true;
+        if (!host.failed) Fail(&host, "left as it is: the run of CI may still be at work on it");
+        continue;
+      }
       Start(&host, StepKind::kRevert);
       any = true;
     }
@@ -740,7 +936,7 @@ class Machine {
       NeedAttention(cause);
       return;
     }
-    if (op().wave == 0) {
+    if (op().wave == 0 || (op().wave == 1 && op().ci.never_ran)) {
       End(OperationState::kAborted, absl::StrCat("nothing has changed anywhere: ", cause));
     } else {
       End(OperationState::kReverted, absl::StrCat("every host is back on what it had: ", cause));
@@ -803,6 +999,11 @@ class Machine {
   void NeedAttention(const std::string& cause) {
     std::vector<std::string> parts;
     if (!cause.empty()) parts.push_back(cause);
+    if (op().ci.lost) {
+      parts.push_back(
+          absl::StrCat("the run of CI may still be under way: ", op().ci.url.empty() ? op().ci.run : op().ci.url));
+      op().next_commands.push_back(absl::StrCat("when the run has ended: rbctl rollback ", op().plan.spec.environment));
+    }
     for (const HostProgress& host : op().hosts) {
       if (!Changes(host)) continue;
       const std::string& name = host.plan.host;
@@ -985,6 +1186,11 @@ std::vector<Effect> OutstandingEffects(const Operation& operation, absl::string_
   }
   if (operation.state == OperationState::kWaiting && host.empty()) {
     effects.emplace_back(ArmWait{operation.waits, kLongestWait});
+  }
+  const bool ci_goes_on = operation.ci.busy() || operation.ci.phase == CiRun::Phase::kRunning;
+  if (ci_goes_on && host.empty()) {
+    effects.emplace_back(BuildAsk(operation, true));
+    if (operation.ci.phase == CiRun::Phase::kCancelling) effects.emplace_back(CancelCi{operation.ci.key, false});
   }
   for (const HostProgress& progress : operation.hosts) {
     if (!progress.busy() || (!host.empty() && progress.plan.host != host)) continue;

@@ -16,6 +16,8 @@
 //   backup: LOCKED → PREPARING → SUCCEEDED or ABORTED
 //   verification: LOCKED → VERIFYING → SUCCEEDED or NEEDS_ATTENTION
 //   every host already there and healthy: PLANNED → LOCKED → SUCCEEDED (already_there)
+//   method B: COMMITTING asks CI, once for all hosts of an environment, and each host awaits the target; what CI says
+//   decides nothing but how long they go on looking. No host is reverted before the run has ended.
 #ifndef RB_CONTROLLER_CORE_OPERATION_H_
 #define RB_CONTROLLER_CORE_OPERATION_H_
 
@@ -55,7 +57,7 @@ bool IsFinal(OperationState state);
 bool IsLegalTransition(OperationState from, OperationState to);
 absl::string_view NameOf(OperationState state);
 
-enum class StepKind { kInspect, kBackup, kPrepare, kCommit, kVerify, kRevert, kKeep };
+enum class StepKind { kInspect, kBackup, kPrepare, kCommit, kVerify, kRevert, kKeep, kAwait };
 
 struct HostTimes {
   absl::Duration prepare;
@@ -121,6 +123,30 @@ struct HostProgress {
   bool busy() const { return !step_id.empty(); }
 };
 
+// Of the candidate that the host uses.
+Method MethodOf(const HostProgress& host);
+
+// Method B: the run of CI for the wave under way.
+struct CiRun {
+  enum class Phase { kNone, kAsked, kRunning, kCancelling, kOver };
+  Phase phase = Phase::kNone;
+  // The same for the same wave, however often it is asked for.
+  std::string key;
+  std::string environment;
+  absl::Time asked_at;
+  // What the provider calls it; empty until it is known.
+  std::string run;
+  std::string url;
+  // When it is not the target itself: a revert commit with the target's files.
+  std::string deployed_commit;
+  // It was never begun.
+  bool never_ran = false;
+  // Nobody can say that it has ended: nothing is brought back under its hands.
+  bool lost = false;
+
+  bool busy() const { return phase == Phase::kAsked || phase == Phase::kCancelling; }
+};
+
 struct Operation {
   std::string id;
   Plan plan;
@@ -142,6 +168,7 @@ struct Operation {
   bool paused = false;
   std::string paused_by;
   std::string approved_by;
+  CiRun ci;
   // Counts how often it began to wait.
   uint32_t waits = 0;
   uint64_t fencing_number = 0;
@@ -220,6 +247,25 @@ struct Reported {
   absl::Time ended_at;
 };
 
+// Method B. `key`: of the run that was asked for. CI has a run for it.
+struct CiStarted {
+  std::string key;
+  std::string run;
+  std::string url;
+  std::string deployed_commit;
+};
+// For people.
+struct CiProgress {
+  std::string key;
+  std::string text;
+};
+struct CiEnded {
+  enum class Outcome { kSucceeded, kFailed, kCancelled, kNeverRan, kLost };
+  std::string key;
+  Outcome outcome = Outcome::kFailed;
+  std::string text;
+};
+
 struct Event {
   // From 1 in each operation, without gaps.
   uint64_t sequence = 0;
@@ -229,7 +275,7 @@ struct Event {
   // it).
   absl::Duration elapsed;
   std::variant<Accepted, LockTaken, StepEnded, StepTimedOut, AbortRequested, PauseRequested, ResumeRequested, Approved,
-               WaitEnded, Reported>
+               WaitEnded, Reported, CiStarted, CiProgress, CiEnded>
       body;
 };
 
@@ -256,6 +302,15 @@ struct StartStep {
   // kKeep
   bool good = false;
   bool replaced_is_bad = false;
+  // Method B. kAwait: with `commit`.
+  std::string version;
+  std::string deployed_commit;
+  absl::Duration arrives_within;
+  // kRevert, kKeep: the release of what was there before.
+  std::string replaced_release;
+  // kKeep: what is there now; empty for the other methods.
+  std::string redeployed_commit;
+  std::string redeployed_version;
   // kBackup
   bool pin = false;
   std::string reason;
@@ -271,7 +326,28 @@ struct ArmWait {
 };
 struct TakeLock {};
 struct ReleaseLock {};
-using Effect = std::variant<StartStep, CancelStep, ArmWait, TakeLock, ReleaseLock>;
+// The driver has CI deploy, follows the run, and posts CiStarted, CiProgress and at last CiEnded.
+struct AskCi {
+  std::string key;
+  std::string service;
+  std::string environment;
+  std::string commit;
+  std::string version;
+  std::string reason;
+  absl::Time asked_at;
+  // Known already.
+  std::string run;
+  std::string url;
+  std::string deployed_commit;
+  // A controller that was killed may have asked already.
+  bool again = false;
+};
+// `leave`: it is of no interest any more, and goes on. Else it is cancelled; CiEnded follows.
+struct CancelCi {
+  std::string key;
+  bool leave = false;
+};
+using Effect = std::variant<StartStep, CancelStep, ArmWait, TakeLock, ReleaseLock, AskCi, CancelCi>;
 
 struct Decision {
   Operation operation;
@@ -296,6 +372,9 @@ std::string WaitsFor(const Operation& operation);
 inline constexpr absl::Duration kLongestWait = absl::Hours(4);
 // A host that is busy with something else is asked again so often, after 1, 2 and 4 s.
 inline constexpr uint32_t kMostRetries = 3;
+
+// After CI has ended, the target's files have to be on a host's disk within this.
+inline constexpr absl::Duration kCiSettles = absl::Seconds(5);
 
 // How long each kind of step may take before the controller goes on without its answer.
 struct StepDeadlines {

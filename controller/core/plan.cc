@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -12,6 +13,21 @@
 #include "controller/core/names.h"
 
 namespace rb::controller {
+
+std::string NameOf(Method method) {
+  switch (method) {
+    case Method::kAuto:
+      return "auto";
+    case Method::kBackup:
+      return "backup";
+    case Method::kGit:
+      return "git";
+    case Method::kRedeploy:
+      return "redeploy";
+  }
+  return "";
+}
+
 namespace {
 
 // Long enough for the probes that need time.
@@ -33,6 +49,17 @@ std::string NameOfTarget(const OperationSpec& spec) {
       return Printable(spec.target.name);
   }
   return "";
+}
+
+bool IsWholeCommit(const std::string& text) {
+  return text.size() == 40 && std::all_of(text.begin(), text.end(),
+                                          [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); });
+}
+
+// A damaged backup is a reason for a redeploy; a bad commit is none.
+bool IsOnlyDamaged(const Candidate& candidate) {
+  return absl::StartsWith(candidate.refused_because, "is damaged") ||
+         absl::StartsWith(candidate.refused_because, "is empty");
 }
 
 // What hosts have to agree on: the commit where it is known, else the state itself.
@@ -146,17 +173,14 @@ class Planner {
                                hosts.begin() + static_cast<std::ptrdiff_t>(std::min(hosts.size(), kMostNamed)));
   }
 
-  static absl::string_view NameOfMethod(Method method) { return method == Method::kGit ? "git" : "backup"; }
-
   // Why the sources that were not taken were not.
   void ExplainOthers(const std::string& host, const Inspection& inspection, const Candidate& best) {
     for (const Candidate& candidate : inspection.candidates) {
       if (candidate.refused_because.empty()) continue;
       // Names differ from host to host; what counts is the rule.
-      Explain(
-          Rule::kNotChosen,
-          absl::StrCat(NameOfMethod(candidate.method), " ", Short(candidate.commit), ": ", candidate.refused_because),
-          host);
+      Explain(Rule::kNotChosen,
+              absl::StrCat(NameOf(candidate.method), " ", Short(candidate.commit), ": ", candidate.refused_because),
+              host);
     }
     if (best.method == Method::kGit && spec().method == Method::kAuto && ChangesHosts(spec().kind) &&
         std::none_of(inspection.candidates.begin(), inspection.candidates.end(),
@@ -165,7 +189,115 @@ class Planner {
     }
   }
 
+  // Method B is about all hosts of an environment, and about code and config together.
+  void LookAtCi() {
+    const FleetService& service = fleet_.services.at(spec().service);
+    plan_.ci_deadline = service.ci_deadline;
+    plan_.redeploy_target = service.target_redeploy;
+    if (spec().method != Method::kAuto && spec().method != Method::kRedeploy) return;
+    if (spec().kind != OperationKind::kRollback) {
+      no_ci_because_ = "only a rollback goes through CI";
+    } else if (!service.has_ci) {
+      no_ci_because_ = absl::StrCat("the fleet file names no CI for ", service.name);
+    } else if (!service.ci_off_because.empty()) {
+      no_ci_because_ = absl::StrCat("CI is switched off in the fleet file: ", service.ci_off_because);
+    } else if (!spec().hosts.empty()) {
+      no_ci_because_ = "CI deploys to every host of an environment at once, and --host names some of them";
+    } else if (!spec().components.empty()) {
+      no_ci_because_ = "CI deploys everything at once, and components were chosen";
+    } else if (!history_.ci_unavailable_because.empty()) {
+      no_ci_because_ = history_.ci_unavailable_because;
+    } else {
+      ResolveForCi();
+    }
+    if (service.has_ci && spec().kind == OperationKind::kRollback && !no_ci_because_.empty() &&
+        spec().method == Method::kAuto) {
+      plan_.notes.push_back(absl::StrCat("redeploy through CI is not offered: ", no_ci_because_));
+      Explain(Rule::kNotChosen, plan_.notes.back());
+    }
+  }
+
+  // The one commit that the reference means on the hosts that know it.
+  void ResolveForCi() {
+    std::map<std::string, std::string> versions;
+    for (const std::string& host : scope_.hosts) {
+      bool first_only = spec().target.kind != TargetReference::Kind::kNamed;
+      for (const Candidate& candidate : InspectionOf(host).candidates) {
+        if (candidate.commit.empty() || !(candidate.refused_because.empty() || IsOnlyDamaged(candidate))) continue;
+        std::string& version = versions[candidate.commit];
+        if (version.empty()) version = candidate.version;
+        if (first_only) break;
+      }
+    }
+    if (versions.empty() && IsWholeCommit(spec().target.name)) versions[spec().target.name];
+    if (versions.size() != 1) {
+      no_ci_because_ = versions.empty() ? absl::StrCat("no host knows the commit of '", NameOfTarget(spec()), "'")
+                                        : absl::StrCat("'", NameOfTarget(spec()), "' is more than one commit");
+      return;
+    }
+    const auto& [commit, version] = *versions.begin();
+    for (const std::string& host : scope_.hosts) {
+      for (const Candidate& candidate : InspectionOf(host).candidates) {
+        if (candidate.commit != commit || candidate.refused_because.empty() || IsOnlyDamaged(candidate)) continue;
+        if (absl::StartsWith(candidate.refused_because, "is not ")) continue;
+        no_ci_because_ = absl::StrCat(Short(commit), " ", candidate.refused_because, " (", host, ")");
+        return;
+      }
+    }
+    Candidate through_ci;
+    through_ci.method = Method::kRedeploy;
+    through_ci.commit = commit;
+    through_ci.version = version;
+    through_ci_ = through_ci;
+  }
+
+  // For every host, since CI deploys to all of them.
+  void ChooseCi(const std::string& because) {
+    plan_.hosts.clear();
+    identities_.clear();
+    bool all_there = true;
+    for (const std::string& host : scope_.hosts) {
+      if (plan_.missed.contains(host)) continue;
+      const Inspection& inspection = InspectionOf(host);
+      HostPlan plan;
+      plan.host = host;
+      plan.environment = scope_.environment_of_host.at(host);
+      plan.from_release = inspection.current_release;
+      plan.from_commit = inspection.current_commit;
+      plan.from_version = inspection.current_version;
+      plan.method = Method::kRedeploy;
+      plan.method_because = because;
+      plan.commit = through_ci_->commit;
+      plan.version = through_ci_->version;
+      bool was_good = false;
+      for (const Candidate& candidate : inspection.candidates) {
+        if (candidate.commit != plan.commit) continue;
+        was_good = was_good || (candidate.release.has_value() && candidate.release->standing == Standing::kGood);
+        plan.already_there = plan.already_there || (candidate.already_there && candidate.refused_because.empty());
+        plan.delta = candidate.delta;
+      }
+      Explain(Rule::kMethod, absl::StrCat("redeploy: ", because), host);
+      was_good_ = was_good_ && was_good;
+      all_there = all_there && plan.already_there;
+      plan_.hosts.push_back(std::move(plan));
+    }
+    for (HostPlan& host : plan_.hosts) host.already_there = all_there;
+    if (all_there) return;
+    plan_.notes.emplace_back("CI deploys to all hosts of an environment at once: no waves within one");
+  }
+
   void ChooseSources() {
+    LookAtCi();
+    if (spec().method == Method::kRedeploy) {
+      if (through_ci_.has_value()) {
+        ChooseCi("it was asked for");
+        return;
+      }
+      Refuse(Refusal::Code::kNoCandidate, absl::StrCat("redeploy through CI is not offered: ", no_ci_because_),
+             absl::StrCat("rbctl plan ", spec().environment, " --method auto"));
+      GiveCandidates();
+      return;
+    }
     for (const std::string& host : scope_.hosts) {
       if (plan_.missed.contains(host)) continue;
       const Inspection& inspection = InspectionOf(host);
@@ -186,7 +318,11 @@ class Planner {
         if (Fits(host, candidate)) usable.push_back(candidate);
       }
       if (usable.empty()) {
-        NoCandidate(host);
+        if (through_ci_.has_value() && spec().method == Method::kAuto) {
+          ChooseCi(absl::StrCat(host, " has neither a usable backup nor the commit in its git mirror"));
+        } else {
+          NoCandidate(host);
+        }
         return;
       }
       Rank(&usable);
@@ -201,6 +337,7 @@ class Planner {
         }
         if (usable[i].method != best.method) plan.fallbacks.push_back(usable[i]);
       }
+      if (through_ci_.has_value() && through_ci_->commit == best.commit) plan.fallbacks.push_back(*through_ci_);
       plan.method = best.method;
       plan.commit = best.commit;
       plan.version = best.version;
@@ -212,10 +349,10 @@ class Planner {
         plan.last_proved_at = best.release->last_proved_at;
       }
       plan.method_because = Because(best);
-      Explain(Rule::kMethod, absl::StrCat(NameOfMethod(best.method), ": ", RuleOf(best)), host);
+      Explain(Rule::kMethod, absl::StrCat(NameOf(best.method), ": ", RuleOf(best)), host);
       ExplainOthers(host, inspection, best);
       for (const Candidate& fallback : plan.fallbacks) {
-        Explain(Rule::kFallback, absl::StrCat(NameOfMethod(fallback.method), ", if that fails"), host);
+        Explain(Rule::kFallback, absl::StrCat(NameOf(fallback.method), ", if that fails"), host);
       }
       if (best.method == Method::kBackup && best.release.has_value() &&
           best.release->durability != Durability::kProved) {
@@ -247,7 +384,7 @@ class Planner {
 
   // A proved backup, then git, then a backup that is not proved. Among backups a good one first.
   static int RankOf(const Candidate& candidate) {
-    if (candidate.method == Method::kGit) return 2;
+    if (candidate.method != Method::kBackup) return 2;
     const bool proved = candidate.release.has_value() && candidate.release->durability == Durability::kProved;
     const bool good = candidate.release.has_value() && candidate.release->standing == Standing::kGood;
     return (proved ? 0 : 3) + (good ? 0 : 1);
@@ -358,7 +495,10 @@ class Planner {
              absl::StrCat("rbctl backup list ", spec().environment));
     } else {
       Refuse(Refusal::Code::kNoCandidate,
-             absl::StrCat(host, " has nothing to go to for '", NameOfTarget(spec()), "'", why, problems),
+             absl::StrCat(host, " has nothing to go to for '", NameOfTarget(spec()), "'", why, problems,
+                          fleet_.services.at(spec().service).has_ci && !no_ci_because_.empty()
+                              ? absl::StrCat("; redeploy through CI is not offered: ", no_ci_because_)
+                              : ""),
              absl::StrCat("rbctl backup list ", spec().environment));
     }
     plan_.refusal.hosts.push_back(host);
@@ -456,7 +596,8 @@ class Planner {
   // Environments one after the other; in each, hosts that stay as they are take no place in a wave.
   void AssignAllWaves(const FleetService& service) {
     const WaveSize everything;
-    const bool at_once = !ChangesHosts(spec().kind);
+    const bool at_once =
+        !ChangesHosts(spec().kind) || (!plan_.hosts.empty() && plan_.hosts.front().method == Method::kRedeploy);
     for (const std::string& environment : EnvironmentsOf(spec())) {
       std::vector<HostPlan*> changing;
       std::vector<bool> healthy;
@@ -502,9 +643,16 @@ class Planner {
       const bool healthy = InspectionOf(host.host).verdict == Verdict::kHealthy;
       host.already_there = host.already_there && healthy && !spec().even_if_already_there;
     }
+    const bool some_change =
+        std::any_of(plan_.hosts.begin(), plan_.hosts.end(), [](const HostPlan& host) { return !host.already_there; });
+    for (HostPlan& host : plan_.hosts) {
+      if (host.method == Method::kRedeploy && some_change) host.already_there = false;
+    }
     AssignAllWaves(service);
     for (const HostPlan& host : plan_.hosts) {
-      plan_.target = std::max(plan_.target, host.method == Method::kGit ? service.target_git : service.target_backup);
+      plan_.target = std::max(plan_.target, host.method == Method::kGit        ? service.target_git
+                                            : host.method == Method::kRedeploy ? service.target_redeploy
+                                                                               : service.target_backup);
     }
     // What was good before needs no soak: the soak is for new code.
     const bool new_code = spec().kind == OperationKind::kDeploy || !was_good_;
@@ -592,7 +740,7 @@ class Planner {
       auto [found, is_new] = of_host.try_emplace(samples);
       if (is_new) {
         found->second = PredictHost(*samples);
-        found->second.basis = absl::StrCat(NameOfMethod(host.method), " in ", where);
+        found->second.basis = absl::StrCat(NameOf(host.method), " in ", where);
         bases.insert(found->second.basis);
       }
       host.prediction = found->second;
@@ -609,6 +757,9 @@ class Planner {
   const PlanningHistory& history_;
   std::map<std::string, std::vector<std::string>> identities_;
   bool was_good_ = true;
+  // Method B: what every host can be brought to, or why it is not offered.
+  std::optional<Candidate> through_ci_;
+  std::string no_ci_because_;
   Plan plan_;
 };
 

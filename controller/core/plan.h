@@ -19,7 +19,9 @@ namespace rb::controller {
 
 // The last two are never asked for: agents report them, see operation.h.
 enum class OperationKind { kRollback, kDeploy, kBackup, kUndo, kVerification, kRepair, kLocal, kExternal };
-enum class Method { kAuto, kBackup, kGit };
+enum class Method { kAuto, kBackup, kGit, kRedeploy };
+// "auto", "backup", "git" or "redeploy".
+std::string NameOf(Method method);
 enum class Component { kCode, kConfig, kData };
 enum class Cause { kBackup, kDeploy, kReplaced, kExternal };
 enum class Durability { kCaptured, kDurable, kVerified, kProved };
@@ -206,6 +208,10 @@ struct Plan {
   absl::Duration verify_soak;
   // The wave before which a second operator has to approve; 0: none.
   uint32_t approval_before_wave = 0;
+  // Method B: the run of CI is given up when the target is not on every host by then; and what recovery by it must stay
+  // under.
+  absl::Duration ci_deadline;
+  absl::Duration redeploy_target;
   // Were offline, and are left out: host → environment.
   std::map<std::string, std::string> missed;
   Prediction prediction;
@@ -242,6 +248,8 @@ struct PlanningHistory {
   std::vector<Component> undo_components;
   // What recoveries of this service took, newest first: (environment, method) → samples.
   std::map<std::pair<std::string, Method>, std::vector<TimeSample>> times;
+  // Method B: why the service's CI cannot be asked now; empty when it can.
+  std::string ci_unavailable_because;
 };
 
 // Of a plan with so many hosts the details (paths, diffs, rows) of the first ones are kept, the numbers of all.
@@ -264,7 +272,8 @@ void NarrowToUndone(const PlanningHistory& history, Scope* scope);
 // The whole plan; plan.refusal says why it would not be carried out. `inspections` has an entry for each host in scope.
 // All hosts must come to the same commit (or, where commits are not known, the same release standing): otherwise
 // kAmbiguous with the candidates. Method auto: backup when a usable proved release exists; else git; else a backup that
-// is verified but not proved, with a note.
+// is verified but not proved, with a note; else, for all hosts, a redeploy through CI, which is the last fallback of
+// the others as well.
 Plan MakePlan(const Scope& scope, const Fleet& fleet, const std::map<std::string, Inspection>& inspections,
               const PlanningHistory& history);
 

@@ -162,6 +162,10 @@ Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
     scope.refusal = Refuse(Refusal::Code::kBadRequest, "a deploy comes from git; to go to a release, roll back to it");
     return scope;
   }
+  if (spec.method == Method::kRedeploy && spec.kind != OperationKind::kRollback) {
+    scope.refusal = Refuse(Refusal::Code::kBadRequest, "only a rollback goes through CI (--method redeploy)");
+    return scope;
+  }
   if (spec.skip_offline && spec.kind == OperationKind::kRepair) {
     scope.refusal = Refuse(Refusal::Code::kBadRequest, "a repair is of one host, which has to be there");
     return scope;

@@ -200,8 +200,8 @@ void AddTarget(CLI::App* sub, Flags* flags, bool deploy) {
         ->type_name("TIME")
         ->excludes(to);
   }
-  sub->add_option("--method", flags->method, "Where the target comes from: auto, backup or git")
-      ->check(CLI::IsMember({"auto", "backup", "git"}));
+  sub->add_option("--method", flags->method, "Where the target comes from: auto, backup, git or redeploy")
+      ->check(CLI::IsMember({"auto", "backup", "git", "redeploy"}));
   sub->add_option("--only", flags->only, "Components, with commas: code,config,data; the default is code,config")
       ->type_name("LIST");
   sub->add_option("--through", flags->through, "Environments to change one after the other, with commas: test,prod")
@@ -268,9 +268,10 @@ std::string FillSpec(const Flags& flags, v1::OperationKind kind, absl::Time now,
     target->set_kind(v1::TargetReference::KIND_NAMED);
     target->set_name(flags.to);
   }
-  spec->set_method(flags.method == "git"      ? v1::METHOD_GIT
-                   : flags.method == "backup" ? v1::METHOD_BACKUP
-                                              : v1::METHOD_AUTO);
+  spec->set_method(flags.method == "git"        ? v1::METHOD_GIT
+                   : flags.method == "redeploy" ? v1::METHOD_REDEPLOY
+                   : flags.method == "backup"   ? v1::METHOD_BACKUP
+                                                : v1::METHOD_AUTO);
   static constexpr v1::Component kAll[] = {v1::COMPONENT_CODE, v1::COMPONENT_CONFIG, v1::COMPONENT_DATA};
   static const std::vector<std::string> kNames = {"code", "config", "data"};
   bool chosen[] = {false, false, false};

@@ -138,10 +138,20 @@ agent::Task TaskFor(const controller::Operation& operation, const controller::St
       task.step = agent::VerifyStep{verify, !controller::ChangesHosts(operation.plan.spec.kind)};
       break;
     case controller::StepKind::kRevert:
-      task.step = agent::RevertStep{operation.abort_requested ? "aborted" : "the operation failed", verify};
+      task.step = agent::RevertStep{operation.abort_requested ? "aborted" : "the operation failed", verify,
+                                    step.replaced_release};
       break;
     case controller::StepKind::kKeep:
-      task.step = agent::KeepStep{step.good, step.replaced_is_bad, step.reason};
+      task.step = agent::KeepStep{step.good,
+                                  step.replaced_is_bad,
+                                  step.reason,
+                                  step.redeployed_commit,
+                                  step.redeployed_version,
+                                  step.replaced_release};
+      break;
+    case controller::StepKind::kAwait:
+      task.step = agent::AwaitStep{step.commit,         step.version, step.deployed_commit,
+                                   step.arrives_within, verify,       ToAgent(operation.plan.spec.components)};
       break;
   }
   return task;

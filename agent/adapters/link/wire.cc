@@ -34,12 +34,14 @@ void ComponentsToWire(const Components& components, google::protobuf::RepeatedFi
 Method MethodFromWire(v1::Method method) {
   if (method == v1::METHOD_BACKUP) return Method::kBackup;
   if (method == v1::METHOD_GIT) return Method::kGit;
+  if (method == v1::METHOD_REDEPLOY) return Method::kRedeploy;
   return Method::kAuto;
 }
 
 v1::Method MethodToWire(Method method) {
   if (method == Method::kBackup) return v1::METHOD_BACKUP;
   if (method == Method::kGit) return v1::METHOD_GIT;
+  if (method == Method::kRedeploy) return v1::METHOD_REDEPLOY;
   return v1::METHOD_AUTO;
 }
 
@@ -262,6 +264,7 @@ absl::StatusOr<Task> FromWire(const v1::Task& wire) {
       RevertStep step;
       step.reason = wire.revert().reason();
       step.verify = VerifyFromWire(wire.revert().verify());
+      step.restore_release = wire.revert().restore_release();
       task.step = step;
       return task;
     }
@@ -270,11 +273,24 @@ absl::StatusOr<Task> FromWire(const v1::Task& wire) {
       step.good = wire.keep().good();
       step.replaced_is_bad = wire.keep().replaced_is_bad();
       step.reason = wire.keep().reason();
+      step.redeployed_commit = wire.keep().redeployed_commit();
+      step.redeployed_version = wire.keep().redeployed_version();
+      step.replaced_release = wire.keep().replaced_release();
+      task.step = step;
+      return task;
+    }
+    case v1::Task::kAwait: {
+      AwaitStep step;
+      step.commit = wire.await().commit();
+      step.version = wire.await().version();
+      step.deployed_commit = wire.await().deployed_commit();
+      step.arrives_within = FromProto(wire.await().arrives_within());
+      step.verify = VerifyFromWire(wire.await().verify());
+      step.components = ComponentsFromWire(wire.await().components());
       task.step = step;
       return task;
     }
     case v1::Task::kFault:
-    case v1::Task::kAwait:
     case v1::Task::STEP_NOT_SET:
       break;
   }
@@ -316,10 +332,22 @@ v1::Task ToWire(const Task& task) {
   } else if (const auto* revert = std::get_if<RevertStep>(&task.step)) {
     wire.mutable_revert()->set_reason(revert->reason);
     *wire.mutable_revert()->mutable_verify() = VerifyToWire(revert->verify);
+    wire.mutable_revert()->set_restore_release(revert->restore_release);
   } else if (const auto* keep = std::get_if<KeepStep>(&task.step)) {
     wire.mutable_keep()->set_good(keep->good);
     wire.mutable_keep()->set_replaced_is_bad(keep->replaced_is_bad);
     wire.mutable_keep()->set_reason(keep->reason);
+    wire.mutable_keep()->set_redeployed_commit(keep->redeployed_commit);
+    wire.mutable_keep()->set_redeployed_version(keep->redeployed_version);
+    wire.mutable_keep()->set_replaced_release(keep->replaced_release);
+  } else if (const auto* await = std::get_if<AwaitStep>(&task.step)) {
+    v1::AwaitStep* step = wire.mutable_await();
+    step->set_commit(await->commit);
+    step->set_version(await->version);
+    step->set_deployed_commit(await->deployed_commit);
+    *step->mutable_arrives_within() = ToProto(await->arrives_within);
+    *step->mutable_verify() = VerifyToWire(await->verify);
+    ComponentsToWire(await->components, step->mutable_components());
   }
   return wire;
 }

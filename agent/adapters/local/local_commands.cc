@@ -214,7 +214,7 @@ int Rollback(LocalOperation* operation, const std::string& service, const std::s
   const absl::Duration prepared = result.times.prepare;
   result = operation->Run(CommitStep());
   if (!result.status.ok()) {
-    const TaskResult reverted = operation->Run(RevertStep{"the commit failed", VerifyPolicy()});
+    const TaskResult reverted = operation->Run(RevertStep{"the commit failed", VerifyPolicy(), ""});
     record->End(reverted.status.ok() ? v1::HOST_STATE_REVERTED : v1::HOST_STATE_UNSPECIFIED, v1::VERDICT_UNKNOWN, false,
                 std::string(result.status.message()));
     return Complain(reverted.status.ok() ? kReverted : kNeedsAttention, std::string(result.status.message()));
@@ -229,7 +229,7 @@ int Rollback(LocalOperation* operation, const std::string& service, const std::s
         std::fprintf(stderr, "  %s: %s\n", Printable(probe.name).c_str(), Printable(probe.observed).c_str());
       }
     }
-    const TaskResult reverted = operation->Run(RevertStep{"not healthy", VerifyPolicy()});
+    const TaskResult reverted = operation->Run(RevertStep{"not healthy", VerifyPolicy(), ""});
     record->End(reverted.status.ok() ? v1::HOST_STATE_REVERTED : v1::HOST_STATE_UNSPECIFIED, v1::VERDICT_UNHEALTHY,
                 false, "not healthy on the new state; back on what was there before");
     return reverted.status.ok() ? Complain(kReverted, "back on what was there before")
@@ -237,7 +237,7 @@ int Rollback(LocalOperation* operation, const std::string& service, const std::s
   }
   const absl::Duration downtime = result.times.downtime;
   record->Took(result.times);
-  result = operation->Run(KeepStep{true, true, request.reason});
+  result = operation->Run(KeepStep{true, true, request.reason, "", "", ""});
   if (!result.status.ok()) {
     record->End(v1::HOST_STATE_COMMITTED, v1::VERDICT_HEALTHY, false, std::string(result.status.message()));
     return Complain(kNeedsAttention, std::string(result.status.message()));
@@ -304,8 +304,11 @@ int RunLocal(const v1::AgentConfig& config, const std::string& state_folder, con
     bool healthy = true;
     for (const ProbeResult& probe : (*service)->runner().ProbeOnce()) {
       healthy = healthy && !CountsAgainst(probe);
-      std::printf("%s %s: %s\n", probe.passed ? "ok  " : probe.external ? "down (external)" : "FAIL", Printable(probe.name).c_str(),
-                  Printable(probe.observed).c_str());
+      std::printf("%s %s: %s\n",
+                  probe.passed     ? "ok  "
+                  : probe.external ? "down (external)"
+                                   : "FAIL",
+                  Printable(probe.name).c_str(), Printable(probe.observed).c_str());
     }
     return healthy ? kDone : kNeedsAttention;
   }

@@ -62,7 +62,9 @@ class Decider {
       // A revert does not wait for a verification or a preparation; and whoever asks for the next step has given up
       // waiting for a verdict, or does not know of ours.
       const bool is_revert = std::holds_alternative<RevertStep>(task.step);
-      if (is_revert || (std::holds_alternative<VerifyStep>(service.running->step) && !service.next.has_value())) {
+      const bool only_looks = std::holds_alternative<VerifyStep>(service.running->step) ||
+                              std::holds_alternative<AwaitStep>(service.running->step);
+      if (is_revert || (only_looks && !service.next.has_value())) {
         effects_.emplace_back(CancelRunning{task.service});
         service.next = task;
       } else {

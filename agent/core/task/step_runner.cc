@@ -16,12 +16,6 @@
 
 namespace rb::agent {
 
-struct StepRunner::Context {
-  TaskResult* result;
-  const ProgressSink& progress;
-  const std::atomic<bool>& cancelled;
-};
-
 namespace {
 
 HostState StateOf(const OpenTransaction& open) {
@@ -80,6 +74,8 @@ TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const
     Revert(task, *revert, &context);
   } else if (const auto* keep = std::get_if<KeepStep>(&task.step)) {
     Keep(task, *keep, &context);
+  } else if (const auto* await = std::get_if<AwaitStep>(&task.step)) {
+    Await(*await, &context);
   }
   if (result.state == HostState::kUnspecified) {
     const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
@@ -320,6 +316,11 @@ void StepRunner::Prepare(const Task& task, const PrepareStep& step, Context* con
     result->status = Annotate(closed, "an earlier operation is still open here");
     return;
   }
+  if (step.method == Method::kRedeploy) {
+    PrepareForRedeploy(task, step, context);
+    result->times.prepare = ports_.clock->Monotonic() - begin;
+    return;
+  }
   EngineTarget target;
   std::unique_ptr<SnapshotSource> snapshot;
   std::unique_ptr<SnapshotSource> baseline;
@@ -532,6 +533,10 @@ void StepRunner::Revert(const Task& task, const RevertStep& step, Context* conte
     return;
   }
   context->progress(Stage::kUndoing, step.reason);
+  if (!step.restore_release.empty()) {
+    RestoreReplaced(task, step, context);
+    return;
+  }
   if (open->phase == TransactionPhase::kNone || open->operation_id != task.operation_id) {
     // Nothing of this operation is open: it was never prepared here, or is undone already. The service should run.
     result->state = HostState::kReverted;
@@ -583,6 +588,10 @@ void StepRunner::Revert(const Task& task, const RevertStep& step, Context* conte
 void StepRunner::Keep(const Task& task, const KeepStep& step, Context* context) {
   TaskResult* result = context->result;
   RB_FAILPOINT("agent.keep.begin");
+  if (!step.redeployed_commit.empty()) {
+    KeepRedeployed(task, step, context);
+    return;
+  }
   const absl::StatusOr<Release> kept =
       ports_.engine->Keep(task.operation_id, Cause::kDeploy, step.good, step.replaced_is_bad, step.reason);
   if (!kept.ok()) {

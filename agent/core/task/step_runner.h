@@ -66,7 +66,11 @@ class StepRunner {
   const ServicePorts& ports() const { return ports_; }
 
  private:
-  struct Context;
+  struct Context {
+    TaskResult* result;
+    const ProgressSink& progress;
+    const std::atomic<bool>& cancelled;
+  };
   void Inspect(const InspectStep& step, TaskResult* result);
   void Backup(const Task& task, const BackupStep& step, Context* context);
   void Prepare(const Task& task, const PrepareStep& step, Context* context);
@@ -74,6 +78,14 @@ class StepRunner {
   void Verify(const VerifyPolicy& policy, Context* context);
   void Revert(const Task& task, const RevertStep& step, Context* context);
   void Keep(const Task& task, const KeepStep& step, Context* context);
+  // Method B, where somebody else changes the tree (redeploy.cc).
+  void PrepareForRedeploy(const Task& task, const PrepareStep& step, Context* context);
+  void Await(const AwaitStep& step, Context* context);
+  void RestoreReplaced(const Task& task, const RevertStep& step, Context* context);
+  void KeepRedeployed(const Task& task, const KeepStep& step, Context* context);
+  // A null snapshot with OK: the commit is not known here (yet).
+  absl::StatusOr<Delta> CompareWithCommit(const std::string& commit, const Components& components);
+  bool HasVersionProbe();
 
   // What an operation that is over has left open here.
   absl::Status CloseAbandoned(const std::string& operation_id);
@@ -88,6 +100,8 @@ class StepRunner {
 
   ServicePorts ports_;
   ProbeContext probe_context_;
+  // The run of the service when a redeploy was prepared; empty when not known (the agent was restarted since).
+  std::string run_before_redeploy_;
   // Of the last stop: downtime counts from here. Zero when not known (the agent was restarted since).
   absl::Duration stopped_at_;
 };

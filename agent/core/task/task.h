@@ -19,7 +19,7 @@
 
 namespace rb::agent {
 
-enum class Method { kAuto, kBackup, kGit };
+enum class Method { kAuto, kBackup, kGit, kRedeploy };
 enum class Verdict { kUnknown, kHealthy, kUnhealthy };
 enum class HostState { kUnspecified, kUntouched, kPrepared, kCommitted, kKept, kReverted };
 enum class Stage {
@@ -87,11 +87,25 @@ struct VerifyStep {
 struct RevertStep {
   std::string reason;
   VerifyPolicy verify;
+  // Method B.
+  std::string restore_release;
 };
 struct KeepStep {
   bool good = false;
   bool replaced_is_bad = false;
   std::string reason;
+  // Method B.
+  std::string redeployed_commit;
+  std::string redeployed_version;
+  std::string replaced_release;
+};
+struct AwaitStep {
+  std::string commit;
+  std::string version;
+  std::string deployed_commit;
+  absl::Duration arrives_within;
+  VerifyPolicy verify;
+  Components components;
 };
 
 struct Task {
@@ -100,7 +114,7 @@ struct Task {
   uint64_t fencing_number = 0;
   std::string service;
   absl::Duration timeout;
-  std::variant<InspectStep, BackupStep, PrepareStep, CommitStep, VerifyStep, RevertStep, KeepStep> step;
+  std::variant<InspectStep, BackupStep, PrepareStep, CommitStep, VerifyStep, RevertStep, KeepStep, AwaitStep> step;
 };
 
 struct Candidate {

