@@ -33,6 +33,10 @@ std::string KindOf(const Operation& operation) {
       return "verification";
     case OperationKind::kRepair:
       return "repair";
+    case OperationKind::kLocal:
+      return "local";
+    case OperationKind::kExternal:
+      return "external";
   }
   return "operation";
 }

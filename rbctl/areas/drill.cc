@@ -220,12 +220,12 @@ void AddDrills(CLI::App& app, Command& command) {
     terminal.out(asked.json ? JsonDrill(*got, kDone) : RenderDrill(*got));
     return static_cast<int>(kDone);
   });
-  const auto answer = [](const Command& asked, const v1::Drill& drill, const Terminal& terminal) {
+  const auto answer = [](const Command& asked, const v1::Drill& answered, const Terminal& terminal) {
     v1::GetDrillResponse response;
-    *response.mutable_drill() = drill;
+    *response.mutable_drill() = answered;
     terminal.out(asked.json ? JsonDrill(response, kDone)
-                            : absl::StrCat(Printable(drill.id()), ": ", Word(drill.state()),
-                                           ".\nNext: rbctl drill show ", Printable(drill.id()), "\n"));
+                            : absl::StrCat(Printable(answered.id()), ": ", Word(answered.state()),
+                                           ".\nNext: rbctl drill show ", Printable(answered.id()), "\n"));
     return static_cast<int>(kDone);
   };
   On(stop, command, [flags, answer](const Command& asked, FleetClient& client, const Terminal& terminal) {
