@@ -118,14 +118,7 @@ TreeFaultTools::Options TreeFaultTools::OptionsFor(const v1::AgentServiceConfig&
   options.code_file = drills.bad_code().file();
   options.config_file = drills.bad_config().file();
   options.database = drills.bad_database().file();
-  for (const std::string& argument : config.process().command()) {
-    if (argument.empty() || argument[0] == '-' || argument[0] == '/' || absl::StrContains(argument, "..")) continue;
-    struct stat info;
-    if (stat(absl::StrCat(tree.tree, "/", argument).c_str(), &info) != 0 || !S_ISREG(info.st_mode)) continue;
-    const Component component = ComponentOf(tree, argument);
-    if (component == Component::kCode && options.code_file.empty()) options.code_file = argument;
-    if (component == Component::kConfig && options.config_file.empty()) options.config_file = argument;
-  }
+  options.command.assign(config.process().command().begin(), config.process().command().end());
   if (options.database.empty() && config.sqlite_size() > 0) options.database = config.sqlite(0);
   if (drills.disk_full().reserve_mib() > 0) options.reserve_bytes = uint64_t{drills.disk_full().reserve_mib()} << 20;
   if (drills.disk_full().at_most_mib() > 0) options.most_bytes = uint64_t{drills.disk_full().at_most_mib()} << 20;
@@ -137,6 +130,17 @@ TreeFaultTools::Options TreeFaultTools::OptionsFor(const v1::AgentServiceConfig&
   return options;
 }
 
+std::string TreeFaultTools::CommandFile(const std::string& named, Component component) const {
+  if (!named.empty()) return named;
+  for (const std::string& argument : options_.command) {
+    if (argument.empty() || argument[0] == '-' || argument[0] == '/' || absl::StrContains(argument, "..")) continue;
+    struct stat info;
+    if (stat(absl::StrCat(options_.tree.tree, "/", argument).c_str(), &info) != 0 || !S_ISREG(info.st_mode)) continue;
+    if (ComponentOf(options_.tree, argument) == component) return argument;
+  }
+  return "";
+}
+
 absl::StatusOr<FaultPlan> TreeFaultTools::Plan(FaultKind kind, const std::string& drill_id) {
   FaultPlan plan;
   plan.kind = kind;
@@ -144,9 +148,9 @@ absl::StatusOr<FaultPlan> TreeFaultTools::Plan(FaultKind kind, const std::string
     RB_RETURN_IF_ERROR(PlanDiskFull(drill_id, &plan));
     return plan;
   }
-  const std::string& path = kind == FaultKind::kBadCode     ? options_.code_file
-                            : kind == FaultKind::kBadConfig ? options_.config_file
-                                                            : options_.database;
+  const std::string path = kind == FaultKind::kBadCode     ? CommandFile(options_.code_file, Component::kCode)
+                           : kind == FaultKind::kBadConfig ? CommandFile(options_.config_file, Component::kConfig)
+                                                           : options_.database;
   if (path.empty()) {
     return absl::FailedPreconditionError(absl::StrCat("which file to break for ", NameOf(kind),
                                                       " is not known: name it in agent.yaml, for example drills: {",

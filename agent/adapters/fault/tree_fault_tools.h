@@ -22,10 +22,12 @@ class TreeFaultTools final : public FaultTools {
  public:
   struct Options {
     ServiceTree tree;
-    // Relative to the tree; empty: not known, so that this fault is refused.
+    // Relative to the tree. Code and config, when empty: the first such file that `command` names; with none, and
+    // without a database, that fault is refused.
     std::string code_file;
     std::string config_file;
     std::string database;
+    std::vector<std::string> command;
     // Not owned; may be null without a database.
     DatabaseCopier* copier = nullptr;
     uint64_t reserve_bytes = 16 << 20;
@@ -47,6 +49,8 @@ class TreeFaultTools final : public FaultTools {
   absl::Status Strike(FaultKind kind) override;
 
  private:
+  // Looked for at each fault: when the agent starts, the tree may not be there yet.
+  std::string CommandFile(const std::string& named, Component component) const;
   absl::Status PlanDiskFull(const std::string& drill_id, FaultPlan* plan) const;
 
   const Options options_;
