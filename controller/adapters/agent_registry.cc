@@ -50,6 +50,13 @@ bool AgentRegistry::OnReport(const std::string& agent, const v1::ServiceReport& 
   return true;
 }
 
+void AgentRegistry::OnFaultResult(const std::string& agent, const v1::TaskResult& result) {
+  const auto found = agents_.find(agent);
+  if (found == agents_.end() || !result.has_fault()) return;
+  const auto report = found->second.reports.find(result.service());
+  if (report != found->second.reports.end()) *report->second.mutable_fault() = result.fault();
+}
+
 bool AgentRegistry::IsConnected(const std::string& agent) const {
   const auto found = agents_.find(agent);
   return found != agents_.end() && found->second.connected;

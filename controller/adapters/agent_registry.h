@@ -36,6 +36,8 @@ class AgentRegistry {
   void OnLost(const std::string& agent);
   // False when it is not taken: the agent reports too many services.
   bool OnReport(const std::string& agent, const v1::ServiceReport& report);
+  // What a result says of a fault is newer than the last report.
+  void OnFaultResult(const std::string& agent, const v1::TaskResult& result);
 
   bool IsConnected(const std::string& agent) const;
   // Counts the agent's connections.

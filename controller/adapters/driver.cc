@@ -729,6 +729,7 @@ void Driver::OnProgress(const std::string& agent, const v1::TaskProgress& progre
 void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   const std::string& id = result.operation_id();
   if (doctor_.OnResult(agent, result) || planning_.OnResult(agent, result)) return;
+  agents_.OnFaultResult(agent, result);
   if (observer_ != nullptr && observer_->OnFaultResult(agent, result)) return;
   const auto found = running_.find(id);
   if (found != running_.end()) {

@@ -375,7 +375,11 @@ class Daemon {
         --worker.fault_tasks;
         worker.fault_is_open = open;
         if (link_ != nullptr) link_->Send(*message);
-        LookAtFault(name);
+        if (open) {
+          LookAtFault(name);
+        } else {
+          Report(name);
+        }
       });
     });
   }
