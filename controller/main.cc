@@ -247,7 +247,7 @@ absl::Status Serve(const Options& options) {
     RB_ASSIGN_OR_RETURN(notifier, Notifier::Open(std::move(notify), SystemClock(), [&](const Notification& one) {
                           return Send(fleet_file.notifications(), one, SystemClock().Now());
                         }));
-    driver.SetListener([&notifier](const Operation& operation) { notifier->Tell(operation); });
+    driver.AddObserver(notifier.get());
   }
   link.SetDriver(&driver);
   Drills drills(fleet, *drill_store, driver, link, loop, SystemClock());

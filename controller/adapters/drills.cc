@@ -60,7 +60,7 @@ std::string FirstFailure(const v1::ServiceReport& report, std::string* kind) {
 
 Drills::Drills(Fleet fleet, DrillStore& store, Driver& driver, AgentSender& sender, EventLoop& loop, Clock& clock)
     : fleet_(std::move(fleet)), store_(store), driver_(driver), sender_(sender), loop_(loop), clock_(clock) {
-  driver_.SetObserver(this);
+  driver_.AddObserver(this);
 }
 
 void Drills::Fold(Running* running, const DrillEventRecord& event, std::vector<DrillEffect>* effects) {

@@ -19,7 +19,7 @@ namespace {
 constexpr absl::Duration kStoreRetry = absl::Seconds(2);
 constexpr absl::Duration kGiveWayPatience = absl::Minutes(2);
 // Whose end may not have been told before the controller died.
-constexpr size_t kHistoryForListener = 50;
+constexpr size_t kHistoryForObservers = 50;
 constexpr size_t kMostRunning = 200;
 constexpr size_t kHistoryForIntents = 500;
 constexpr size_t kMostListed = 10000;
@@ -92,11 +92,11 @@ absl::Status Driver::Resume() {
     // The last event was written, and how it ended was not.
     if (IsFinal(raw->operation.state)) Finish(id);
   }
-  if (listener_) {
-    RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> newest, store_.List("", "", "", kHistoryForListener));
+  if (!observers_.empty()) {
+    RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> newest, store_.List("", "", "", kHistoryForObservers));
     for (auto stored = newest.rbegin(); stored != newest.rend(); ++stored) {
       RB_ASSIGN_OR_RETURN(const std::unique_ptr<Running> one, Load(stored->id));
-      listener_(one->operation);
+      for (DriverObserver* observer : observers_) observer->OnState(one->operation);
     }
   }
   metrics_.SetRunning(running_.size());
@@ -220,9 +220,10 @@ void Driver::Flush() {
     const OperationState before = found->second->operation.state;
     Fold(found->second.get(), batch[i].event, &effects[i]);
     const Operation& now = found->second->operation;
-    if (listener_ && (now.state != before || std::holds_alternative<Accepted>(batch[i].event.body))) listener_(now);
-    if (observer_ != nullptr) {
-      observer_->OnOperation(now, std::holds_alternative<Accepted>(batch[i].event.body));
+    const bool is_new = std::holds_alternative<Accepted>(batch[i].event.body);
+    for (DriverObserver* observer : observers_) {
+      observer->OnOperation(now, is_new);
+      if (is_new || now.state != before) observer->OnState(now);
     }
     touched.insert(batch[i].id);
     if (const auto* ended = std::get_if<StepEnded>(&batch[i].event.body)) {
@@ -449,7 +450,9 @@ void Driver::Start(const OperationSpec& spec, const std::string& by, const std::
 }
 
 void Driver::TryToStart(StartRequest request) {
-  if (observer_ != nullptr && request.spec.drill_id.empty()) request.spec.drill_id = observer_->DrillOf(request.spec);
+  for (DriverObserver* observer : observers_) {
+    if (request.spec.drill_id.empty()) request.spec.drill_id = observer->DrillOf(request.spec);
+  }
   const OperationSpec spec = request.spec;
   planning_.Make(spec, false, [this, request = std::move(request)](rb::controller::Plan plan) mutable {
     Started answer;
@@ -469,8 +472,10 @@ void Driver::TryToStart(StartRequest request) {
       answer.refusal = plan.refusal;
     }
     // A rehearsal makes room for what is real.
-    if (answer.refusal.code == Refusal::Code::kLocked && request.spec.drill_id.empty() && observer_ != nullptr &&
-        !request.gave_way && observer_->GiveWay(answer.refusal.holder_operation_id, request.spec)) {
+    if (answer.refusal.code == Refusal::Code::kLocked && request.spec.drill_id.empty() && !request.gave_way &&
+        std::any_of(observers_.begin(), observers_.end(), [&](DriverObserver* observer) {
+          return observer->GiveWay(answer.refusal.holder_operation_id, request.spec);
+        })) {
       request.gave_way = true;
       request.until = std::max(request.until, clock_.Monotonic() + kGiveWayPatience);
     }
@@ -684,7 +689,7 @@ v1::GetStatusResponse Driver::Status(const v1::GetStatusRequest& request, absl::
 void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at) {
   agents_.OnConnected(agent, hello, certificate_expires_at);
   quarantine_.Tell(agent);
-  if (observer_ != nullptr) observer_->OnAgentConnected(agent);
+  for (DriverObserver* observer : observers_) observer->OnAgentConnected(agent);
   std::vector<std::string> ids;
   for (const auto& [id, running] : running_) ids.push_back(id);
   for (const std::string& id : ids) {
@@ -714,7 +719,7 @@ void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report)
     over.mutable_operation_over()->set_operation_id(report.open_operation_id());
     sender_.Send(agent, std::move(over));
   }
-  if (observer_ != nullptr) observer_->OnReport(agent, report);
+  for (DriverObserver* observer : observers_) observer->OnReport(agent, report);
   LearnReport(report.service(), agent, report.current_commit(), report.drifted(), &intents_);
 }
 
@@ -730,7 +735,9 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   const std::string& id = result.operation_id();
   if (doctor_.OnResult(agent, result) || planning_.OnResult(agent, result)) return;
   agents_.OnFaultResult(agent, result);
-  if (observer_ != nullptr && observer_->OnFaultResult(agent, result)) return;
+  for (DriverObserver* observer : observers_) {
+    if (observer->OnFaultResult(agent, result)) return;
+  }
   const auto found = running_.find(id);
   if (found != running_.end()) {
     TakeSoon(*found->second, StepEnded{agent, FromWire(result)}, [this, agent, result](const absl::Status& taken) {

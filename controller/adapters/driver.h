@@ -45,17 +45,13 @@ class Driver {
   // Nothing is owned; `fleet` is copied.
   Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, Clock& clock, ControllerMetrics& metrics);
 
-  // Before Resume; null: nobody.
-  void SetObserver(DriverObserver* observer) { observer_ = observer; }
+  // Before Resume; not owned.
+  void AddObserver(DriverObserver* observer) { observers_.push_back(observer); }
   const AgentRegistry& agents() const { return agents_; }
   // The operation that holds the lock; empty if none.
   std::string HolderOf(const std::string& service, const std::string& environment);
   // Not owned; to be called before Resume. Null: no service has CI.
   void SetCi(CiRunner* ci);
-
-  // Called on the loop whenever an operation has changed its state, after that was recorded, and by Resume for those of
-  // late; to be set before it.
-  void SetListener(std::function<void(const Operation&)> listener) { listener_ = std::move(listener); }
 
   // Takes up what an earlier controller left unfinished.
   absl::Status Resume();
@@ -155,7 +151,6 @@ class Driver {
   Clock& clock_;
   ControllerMetrics& metrics_;
   CiRunner* ci_ = nullptr;
-  std::function<void(const Operation&)> listener_;
   std::map<std::string, std::unique_ptr<Running>> running_;
   std::vector<Pending> pending_;
   bool flush_posted_ = false;
@@ -168,7 +163,7 @@ class Driver {
   LockQueue queue_;
   Watchers watchers_;
   DoctorDesk doctor_;
-  DriverObserver* observer_ = nullptr;
+  std::vector<DriverObserver*> observers_;
 };
 
 }  // namespace rb::controller

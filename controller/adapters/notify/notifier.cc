@@ -108,7 +108,7 @@ size_t Notifier::waiting() const {
   return waiting_.size();
 }
 
-void Notifier::Tell(const Operation& operation) {
+void Notifier::OnState(const Operation& operation) {
   const MutexLock lock(mutex_);
   if (IsFinal(operation.state) && operation.ended_at < made_at_) return;
   for (Notification& notification : NotificationsFor(operation, options_.rules, options_.silences)) {

@@ -19,12 +19,13 @@
 #include "common/clock.h"
 #include "common/mutex.h"
 #include "common/record_journal.h"
+#include "controller/adapters/driver_observer.h"
 #include "controller/core/notify.h"
 
 namespace rb::controller {
 
 // Thread-safe.
-class Notifier {
+class Notifier final : public DriverObserver {
  public:
   using SendFunction = std::function<absl::Status(const Notification& notification)>;
 
@@ -37,12 +38,11 @@ class Notifier {
 
   // `clock` is not owned.
   static absl::StatusOr<std::unique_ptr<Notifier>> Open(Options options, Clock& clock, SendFunction send);
-  ~Notifier();
+  ~Notifier() override;
 
-  // To be told of an operation as it is now, whenever its state changes, and of those of late when the controller
-  // starts: what was put into the outbox before is not put there again. `now`: nothing is owed for what ended before
+  // What was put into the outbox before is not put there again. `now`: nothing is owed for what ended before
   // this outbox was made.
-  void Tell(const Operation& operation);
+  void OnState(const Operation& operation) override;
 
   size_t waiting() const;
 
