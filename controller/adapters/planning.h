@@ -56,6 +56,8 @@ class Planning {
   };
 
   void Finish(const std::string& key);
+  // That hosts were not healthy when it was asked for, and why: how it was detected is of use later.
+  void NoteWhatWasSeen(const Scope& scope, rb::controller::Plan* plan) const;
   absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
 
   const Fleet& fleet_;
