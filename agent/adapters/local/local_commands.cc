@@ -304,8 +304,11 @@ int RunLocal(const v1::AgentConfig& config, const std::string& state_folder, con
     bool healthy = true;
     for (const ProbeResult& probe : (*service)->runner().ProbeOnce()) {
       healthy = healthy && !CountsAgainst(probe);
-      std::printf("%s %s: %s\n", probe.passed ? "ok  " : probe.external ? "down (external)" : "FAIL", Printable(probe.name).c_str(),
-                  Printable(probe.observed).c_str());
+      std::printf("%s %s: %s\n",
+                  probe.passed     ? "ok  "
+                  : probe.external ? "down (external)"
+                                   : "FAIL",
+                  Printable(probe.name).c_str(), Printable(probe.observed).c_str());
     }
     return healthy ? kDone : kNeedsAttention;
   }
