@@ -26,6 +26,7 @@ class Reader {
   std::vector<YamlProblem> Read() {
     Environments();
     for (const auto& [name, service] : config_.services()) Service(name, service);
+    RefuseWhatNothingCarriesOut();
     if (config_.environments().empty()) Complain("", "there are no environments");
     if (config_.services().empty()) Complain("", "there are no services");
     std::sort(problems_.begin(), problems_.end(), [](const YamlProblem& a, const YamlProblem& b) {
@@ -42,6 +43,22 @@ class Reader {
     problem.line = LineOf(lines_, problem.path);
     problem.text = Printable(text);
     problems_.push_back(std::move(problem));
+  }
+  // The contract is ahead of the program here. A key that is read and does nothing would be a promise that is not kept.
+  void RefuseWhatNothingCarriesOut() {
+    const auto refuse = [this](bool is_there, const std::string& path) {
+      if (is_there) Complain(path, "this version does not carry it out; take it out");
+    };
+    refuse(!config_.schedules().empty(), "schedules");
+    refuse(config_.has_notifications(), "notifications");
+    refuse(config_.has_metrics(), "metrics");
+    for (const auto& [name, environment] : config_.environments()) {
+      refuse(environment.allow_drills(), absl::StrCat("environments.", name, ".allow_drills"));
+      refuse(environment.has_drills(), absl::StrCat("environments.", name, ".drills"));
+    }
+    for (const auto& [name, service] : config_.services()) {
+      refuse(service.has_ci(), absl::StrCat("services.", name, ".ci"));
+    }
   }
   void CheckName(const std::string& path, const std::string& name) {
     if (!IsValidName(name)) {

@@ -280,6 +280,9 @@ absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_EXTERNAL) {
     return absl::InvalidArgumentError("this controller does not know that kind of operation. Nothing was changed");
   }
+  if (wire.method() == v1::METHOD_REDEPLOY) {
+    return absl::InvalidArgumentError("this controller does not redeploy through CI. Nothing was changed");
+  }
   spec.kind = static_cast<OperationKind>(wire.kind() - 1);
   spec.environment = wire.environment();
   spec.service = wire.service();

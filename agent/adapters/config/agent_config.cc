@@ -135,6 +135,9 @@ class Checker {
       : options_(options), lines_(lines), problems_(problems) {}
 
   void Check(const v1::AgentConfig& config) {
+    // The contract is ahead of the program in these two. A key that is read and does nothing would be a promise not
+    // kept.
+    if (config.has_metrics()) Add("metrics", "this version does not carry it out; take it out");
     if (!config.metrics_address().empty() && !IsAddress(config.metrics_address(), true)) {
       Add("metrics_address", "wants a loopback address and port, such as 127.0.0.1:9400");
     }
@@ -148,6 +151,7 @@ class Checker {
         Add(path, "a service's name is 1 to 63 of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit");
       }
       CheckService(path, service);
+      if (service.has_drills()) Add(path + ".drills", "this version does not carry it out; take it out");
       if (service.tree().empty()) continue;
       for (const auto& [tree, other] : trees) {
         if (tree == service.tree() || absl::StartsWith(tree, service.tree() + "/") ||
