@@ -56,13 +56,16 @@ void SetUnitDropIns(const rb::v1::AgentConfig& config, const std::string& config
   }
 }
 
-int Serve(const std::string& config_path, const std::string& state_folder) {
+int Serve(const std::string& config_path, const std::string& state_folder, const std::string& settle) {
   const auto config = rb::agent::LoadAgentConfig(config_path);
   if (!config.ok()) return Fail(config.status());
   if (const absl::Status made = rb::MakeFolders(state_folder); !made.ok()) return Fail(made);
   const auto lock = rb::FileLock::TryAcquire(state_folder + "/agent.lock");
   if (!lock.ok()) return Fail(absl::UnavailableError("another rb-agent runs on " + state_folder));
   rb::agent::DaemonOptions options;
+  if (!absl::ParseDuration(settle, &options.external_settle) || options.external_settle < absl::ZeroDuration()) {
+    return Fail(absl::InvalidArgumentError("--external-settle wants a time such as 20s, not " + settle));
+  }
   options.state_folder = state_folder;
   SetUnitDropIns(**config, std::filesystem::absolute(config_path), std::filesystem::absolute(state_folder));
   options.config_path = config_path;
@@ -116,6 +119,9 @@ int main(int argc, char** argv) {
     return command;
   };
   CLI::App* serve = with_files(app.add_subcommand("serve", "Serve the controller until stopped"));
+  // For tests, hence not in the help: how long what other means change has to stay as it is.
+  std::string external_settle = "20s";
+  serve->add_option("--external-settle", external_settle)->group("");
   CLI::App* check =
       with_files(app.add_subcommand("check", "Say everything that is wrong with the file; change nothing"));
   CLI::App* recover = with_files(app.add_subcommand("recover", "Make half-done swaps whole (before a service starts)"));
@@ -169,7 +175,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (check->parsed()) return Check(config_path);
-  if (serve->parsed()) return Serve(config_path, state_folder);
+  if (serve->parsed()) return Serve(config_path, state_folder, external_settle);
   if (units->parsed()) return Units(state_folder, remove_units);
   if (recover->parsed()) {
     recovery.config_path = config_path;

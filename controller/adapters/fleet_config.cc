@@ -35,6 +35,7 @@ class Reader {
     for (const auto& [name, schedule] : config_.schedules()) Schedule(name, schedule);
     std::sort(fleet_->schedules.begin(), fleet_->schedules.end(),
               [](const ScheduleEntry& a, const ScheduleEntry& b) { return a.name < b.name; });
+    RefuseWhatNothingCarriesOut();
     if (config_.environments().empty()) Complain("", "there are no environments");
     if (config_.services().empty()) Complain("", "there are no services");
     std::vector<std::string> names;
@@ -56,6 +57,10 @@ class Reader {
     problem.line = LineOf(lines_, problem.path);
     problem.text = Printable(text);
     problems_.push_back(std::move(problem));
+  }
+  // The contract is ahead of the program here. A key that is read and does nothing would be a promise that is not kept.
+  void RefuseWhatNothingCarriesOut() {
+    if (config_.has_metrics()) Complain("metrics", "this version does not carry it out; take it out");
   }
   void CheckName(const std::string& path, const std::string& name) {
     if (!IsValidName(name)) {

@@ -13,5 +13,24 @@ TEST(FleetConfig, WhatItSaysIsSafeToPrintAndHasItsLine) {
             "f:4: services.s.hosts.x: there is no environment 'x'\n");
 }
 
+TEST(FleetConfig, WhatNothingCarriesOutIsRefused) {
+  Fleet fleet;
+  EXPECT_EQ(FormatProblems("f", ParseFleet("environments:
+"
+                                           "  prod: {order: 1}
+"
+                                           "services:
+"
+                                           "  s:
+"
+                                           "    hosts: {prod: [h]}
+"
+                                           "metrics: {address: \"127.0.0.1:0\"}
+",
+                                           &fleet)),
+            "f:6: metrics: this version does not carry it out; take it out
+");
+}
+
 }  // namespace
 }  // namespace rb::controller

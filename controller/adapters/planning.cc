@@ -6,6 +6,7 @@
 #include "common/adapters/proto_time.h"
 #include "common/ids.h"
 #include "common/status.h"
+#include "common/text.h"
 #include "controller/adapters/history.h"
 #include "controller/adapters/wire.h"
 
@@ -18,6 +19,8 @@ constexpr absl::Duration kFetchPatience = absl::Minutes(5);
 constexpr size_t kHistoryForGates = 100;
 // Waited for like a host; no host has such a name.
 constexpr char kCi[] = "/ci";
+// Hosts that are named with what they last said.
+constexpr size_t kMostNoted = 10;
 
 }  // namespace
 
@@ -159,7 +162,29 @@ void Planning::Finish(const std::string& key) {
       holder.ok()) {
     inspecting.history.lock_holder = *holder;
   }
-  inspecting.done(MakePlan(inspecting.scope, fleet_, inspecting.inspections, inspecting.history));
+  Plan plan = MakePlan(inspecting.scope, fleet_, inspecting.inspections, inspecting.history);
+  NoteWhatWasSeen(inspecting.scope, &plan);
+  inspecting.done(std::move(plan));
+}
+
+void Planning::NoteWhatWasSeen(const Scope& scope, Plan* plan) const {
+  if (!ChangesHosts(scope.spec.kind)) return;
+  size_t noted = 0;
+  for (const std::string& host : scope.hosts) {
+    const v1::ServiceReport* report = agents_.ReportOf(host, scope.spec.service);
+    if (report == nullptr || report->verdict() != v1::VERDICT_UNHEALTHY) continue;
+    if (++noted > kMostNoted) {
+      plan->notes.push_back("and more hosts were not healthy before this");
+      return;
+    }
+    for (const v1::ProbeResult& probe : report->probes()) {
+      if (probe.passed() || probe.external()) continue;
+      plan->notes.push_back(absl::StrCat(host, " was not healthy before this, as it last said ",
+                                         FormatUtc(FromProto(report->reported_at())), ": ", probe.name(), ": saw ",
+                                         Truncate(probe.observed(), 200)));
+      break;
+    }
+  }
 }
 
 void Planning::OnAgentLost(const std::string& agent) {

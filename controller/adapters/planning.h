@@ -62,6 +62,8 @@ class Planning {
   // What a plan by way of CI has to know of it: looked at anew where it was asked for, else what is known.
   void LookAtCi(const OperationSpec& spec, const std::string& key, Inspecting* inspecting);
   void Finish(const std::string& key);
+  // That hosts were not healthy when it was asked for, and why: how it was detected is of use later.
+  void NoteWhatWasSeen(const Scope& scope, rb::controller::Plan* plan) const;
   absl::StatusOr<PlanningHistory> HistoryFor(const Scope& scope);
 
   const Fleet& fleet_;

@@ -64,10 +64,16 @@ class Documents(unittest.TestCase):
                            "mv -T", "PRAGMA integrity_check", "No rollback mends these"):
                 self.assertIn(wanted, runbook)
 
+        fleet.deploy("prod", "v1.2.0", "--no-revert", code=3)
+
+        def seen_unhealthy():
+            return fleet.rbctl_json("status", "prod")["hosts"][0]["verdict"] == "unhealthy"
+        wait_for(seen_unhealthy, "the host to report that it is not healthy")
+
         stale = self.plant("prod-1", "lib/__pycache__/stale.pyc")
         kept = self.plant("prod-1", "data/__pycache__/kept.pyc")
         with self.subTest("what the service depends on is down: that is said, and takes nothing back"):
-            report = fleet.rbctl_json("rollback", "prod", "--to", "v1.0.0", "--reason", "v1.1.0 answers wrongly")
+            report = fleet.rbctl_json("rollback", "prod", "--to", "v1.0.0", "--reason", "v1.2.0 does not start")
             self.assertTrue(fleet.is_healthy("prod-1", "v1.0.0"))
             self.assertIn("external tcp 127.0.0.1:1 is down", report["summary"])
             checks = {check["check"]: check for check in report["hosts"][0]["checklist"]}
@@ -84,7 +90,8 @@ class Documents(unittest.TestCase):
         with self.subTest("the checklist, and the documents of the operation"):
             self.assertRegex(fleet.rbctl("show", report["id"]).out, r"tcp 127.0.0.1:1 +down \(external\)")
             incident = fleet.rbctl("incident", report["id"]).out
-            for wanted in ("## Timeline", "v1.1.0 answers wrongly", "down (external)", "- [ ] Find and mend the cause in v1.1.0"):
+            for wanted in ("## Timeline", "v1.2.0 does not start", "down (external)", "prod-1 was not healthy before this",
+                           "- [ ] Find and mend the cause in v1.2.0"):
                 self.assertIn(wanted, incident)
             notes = fleet.rbctl_json("notes", report["id"])["markdown"]
             self.assertRegex(notes, r"## What worked\n\n- Recovered in \d")

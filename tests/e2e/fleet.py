@@ -84,7 +84,7 @@ def marked(mark):
 
 class Fleet:
     def __init__(self, environments=None, fleet_extra="", retain=10, wave="100%", on_failure="revert",
-                 verify_deadline="10s", bin_dir=BIN, service_lines="", gates=None, drills=None):
+                 verify_deadline="10s", bin_dir=BIN, service_lines="", gates=None, drills=None, agent_options=()):
         self.environments = environments or {"test": ["test-1", "test-2"], "prod": ["prod-1", "prod-2"]}
         self.hosts = [host for hosts in self.environments.values() for host in hosts]
         self.environment_of = {host: env for env, hosts in self.environments.items() for host in hosts}
@@ -95,6 +95,8 @@ class Fleet:
         self.fleet_extra, self.retain, self.wave, self.on_failure = fleet_extra, retain, wave, on_failure
         self.verify_deadline = verify_deadline
         self.service_lines = service_lines
+        # More words for `rb-agent serve`.
+        self.agent_options = agent_options
         # Environment -> its gate, as YAML.
         self.gates = gates or {}
         # Environment -> what drills may do there, as YAML.
@@ -257,7 +259,8 @@ class Fleet:
         if os.path.exists(ready):
             os.remove(ready)
         self._spawn(host, ["rb-agent", "serve", "--config", self.path("hosts", host, "agent.yaml"), "--state",
-                           self.path("hosts", host, "state")], {"RB_FAILPOINT": failpoint} if failpoint else None)
+                           self.path("hosts", host, "state"), *self.agent_options],
+                    {"RB_FAILPOINT": failpoint} if failpoint else None)
         self._wait_ready(host, ready)
 
     def _wait_ready(self, key, ready):

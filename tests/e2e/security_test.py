@@ -238,6 +238,26 @@ class Security(unittest.TestCase):
         self.assertFalse([name for _, _, names in os.walk(self.fleet.path("state-9b")) for name in names
                           if name.endswith(".crt") and name != "ca.crt"])
 
+    def test_a_join_that_cannot_be_put_on_record_does_not_happen(self):
+        token = self.fleet.token("test-7")
+
+        def store(statement):
+            connection = sqlite3.connect(self.fleet.path("controller", "controller.db"), timeout=10)
+            with connection:
+                connection.execute(statement)
+            connection.close()
+
+        def join(code):
+            return self.fleet.program("rb-agent", "join", "--state", self.fleet.path("state-7"), "--token-file", token,
+                                      code=code)
+        store("CREATE TRIGGER no_joins BEFORE INSERT ON audit WHEN NEW.request = 'Join' "
+              "BEGIN SELECT RAISE(ABORT, 'no space is left'); END")
+        try:
+            self.assertIn("the token is still good", join(1).err)
+        finally:
+            store("DROP TRIGGER no_joins")
+        join(0)
+
     def test_tokens_and_keys_lie_nowhere_in_the_open(self):
         token = self.fleet.token("test-8")
         with open(token, encoding="utf-8") as f:

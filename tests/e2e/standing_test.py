@@ -18,7 +18,8 @@ DONE, REFUSED, REVERTED = 0, 5, 6
 
 class Standing(unittest.TestCase):
     def setUp(self):
-        self.fleet = self.enterContext(Fleet({"test": ["test-1"], "prod": ["prod-1", "prod-2"]}))
+        self.fleet = self.enterContext(Fleet({"test": ["test-1"], "prod": ["prod-1", "prod-2"]},
+                                             agent_options=("--external-settle", "1s")))
 
     # --- helpers ---
 
@@ -215,7 +216,8 @@ class Standing(unittest.TestCase):
         wait_for(lambda: self.history("external", host), "the deploy to be noticed")
         entry = self.history("external", host)[0]
         self.assertEqual(entry["hosts"][0]["to"]["commit"], commit, "from the tree's own .git/HEAD")
-        name = entry["hosts"][0]["to"]["release"]
+        # Lists are in brief; one operation is told whole.
+        name = fleet.rbctl_json("show", entry["id"])["hosts"][0]["to"]["release"]
         wait_for(lambda: self.release(host, name), "the release to be listed")
         self.assertEqual(self.release(host, name)["commit"], commit)
 

@@ -136,6 +136,8 @@ class Checker {
       : options_(options), lines_(lines), problems_(problems) {}
 
   void Check(const v1::AgentConfig& config) {
+    // The contract is ahead of the program here. A key that is read and does nothing would be a promise not kept.
+    if (config.has_metrics()) Add("metrics", "this version does not carry it out; take it out");
     if (!config.metrics_address().empty() && !IsAddress(config.metrics_address(), true)) {
       Add("metrics_address", "wants a loopback address and port, such as 127.0.0.1:9400");
     }

@@ -37,8 +37,6 @@ constexpr absl::Duration kReportInterval = absl::Seconds(30);
 constexpr absl::Duration kFaultLook = absl::Milliseconds(500);
 constexpr size_t kMostFaultTasks = 4;
 constexpr size_t kReleasesReported = 200;
-// How long a tree that was changed by other means has to stay as it is.
-constexpr absl::Duration kExternalSettle = absl::Seconds(20);
 
 absl::string_view KindOf(const Task& task) {
   static constexpr absl::string_view kNames[] = {"inspect", "backup", "prepare", "commit", "verify", "revert", "keep"};
@@ -83,7 +81,7 @@ class Daemon {
       if (!recovered.empty()) LogWarning("agent", name, ": after a crash: ", recovered);
       worker.service = *std::move(service);
       worker.external = std::make_unique<ExternalDeploys>(name, config_.services().at(name).tree(),
-                                                          options_.state_folder, kExternalSettle, clock_);
+                                                          options_.state_folder, options_.external_settle, clock_);
       if (const absl::Status known = worker.service->faults().Recover(); !known.ok()) {
         LogError("agent", name, ": what a drill has left cannot be read: ", known.message());
       }
@@ -428,6 +426,17 @@ class Daemon {
           report->set_open_operation_id(open_operation);
           *report->mutable_setup() = SetupOf(config_.services().at(name), options_.state_folder);
           *report->mutable_reported_at() = ToProto(clock_.Now());
+          // First: what it captures belongs to the releases that are reported.
+          absl::StatusOr<Current> current = service->engine().CheckDrift();
+          if (!current.ok()) current = service->engine().GetCurrent();
+          bool look_again = false;
+          if (current.ok()) {
+            look_again = external->Look(*service, !open_operation.empty(), &*current);
+            report->set_current_release(current->release_name);
+            report->set_current_commit(current->commit);
+            report->set_current_version(current->version);
+            report->set_drifted(current->drifted);
+          }
           std::string unproved;
           std::map<Standing, uint64_t> standings = {{Standing::kUnknown, 0}, {Standing::kGood, 0}, {Standing::kBad, 0}};
           absl::Time last_proved = absl::InfinitePast();
@@ -444,16 +453,6 @@ class Daemon {
                 unproved = release.name;
               }
             }
-          }
-          absl::StatusOr<Current> current = service->engine().CheckDrift();
-          if (!current.ok()) current = service->engine().GetCurrent();
-          bool look_again = false;
-          if (current.ok()) {
-            look_again = external->Look(*service, !open_operation.empty(), &*current);
-            report->set_current_release(current->release_name);
-            report->set_current_commit(current->commit);
-            report->set_current_version(current->version);
-            report->set_drifted(current->drifted);
           }
           bool healthy = true;
           std::map<std::string, bool> by_kind;

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "agent/core/fault/fault_keeper.h"
 #include "agent/core/task/step_runner.h"
 #include "common/clock.h"
@@ -47,6 +48,8 @@ struct DaemonOptions {
   std::string state_folder;
   std::string metrics_address;
   std::string config_path;
+  // How long a tree that was changed by other means has to stay as it is before it is captured.
+  absl::Duration external_settle = absl::Seconds(20);
 };
 
 // Runs until SIGTERM or SIGINT. `config` passed the checks.

@@ -73,7 +73,7 @@ bool ExternalDeploys::Look(Service& service, bool operation_is_open, Current* cu
   current->version = release->version;
   current->drifted = false;
   current->live_digest.clear();
-  // What is reported now was read before.
+  // Its standing is known, and reported, once the probes have passed on it.
   return true;
 }
 

@@ -57,8 +57,8 @@ struct EngineTarget {
   std::string release_name;
   // A commit: not owned, used only during the call.
   SnapshotSource* snapshot = nullptr;
-  // What is live, and what was removed from it: not owned. Only for Prepare, with all components; `commit` and `version`
-  // say what the tree is then.
+  // What is live, and what was removed from it: not owned. Only for Prepare, with all components; `commit` and
+  // `version` say what the tree is then.
   const BringBack* bring_back = nullptr;
   // With `snapshot`: its commit and version, and the commit whose files may be removed when the snapshot lacks them
   // (what is live now; not owned; null: nothing is removed, since nothing is known to come from git).

@@ -362,9 +362,11 @@ TEST_F(EngineTest, WhatADeployByOtherMeansRemovedComesBackAndNothingElseChanges)
 TEST_F(EngineTest, WhatStandsInTheWayStays) {
   MakeFirst();
   Put(At("data/uploads/a.png"), "old");
+  Put(At("config-local.json"), "{\"from\": \"before\"}");
   RB_ASSERT_OK_AND_ASSIGN(const Release before, engine_->Capture({}));
   std::filesystem::remove_all(At("data/uploads"));
   Put(At("data/uploads"), "a file now");
+  Put(At("config-local.json"), "{\"from\": \"the deploy\"}");
   BringBack back;
   back.release_name = before.name;
   back.wanted = [](const std::string&) { return true; };

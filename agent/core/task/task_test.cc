@@ -199,6 +199,7 @@ TEST(Verifier, WhatTheServiceDependsOnIsNotTheReleasesFault) {
   EXPECT_EQ(late.Take({external, pass}, absl::Seconds(11)), Verdict::kHealthy);
   ProbeResult fail;
   Verifier both(policy, absl::ZeroDuration());
+  EXPECT_EQ(both.Take({external, fail}, absl::Seconds(1)), Verdict::kUnknown) << "the service may still come up";
   EXPECT_EQ(both.Take({external, fail}, absl::Seconds(10)), Verdict::kUnhealthy);
 }
 
