@@ -15,21 +15,14 @@ TEST(FleetConfig, WhatItSaysIsSafeToPrintAndHasItsLine) {
 
 TEST(FleetConfig, WhatNothingCarriesOutIsRefused) {
   Fleet fleet;
-  EXPECT_EQ(FormatProblems("f", ParseFleet("environments:
-"
-                                           "  prod: {order: 1}
-"
-                                           "services:
-"
-                                           "  s:
-"
-                                           "    hosts: {prod: [h]}
-"
-                                           "metrics: {address: \"127.0.0.1:0\"}
-",
+  EXPECT_EQ(FormatProblems("f", ParseFleet("environments:\n"
+                                           "  prod: {order: 1}\n"
+                                           "services:\n"
+                                           "  s:\n"
+                                           "    hosts: {prod: [h]}\n"
+                                           "metrics: {address: \"127.0.0.1:0\"}\n",
                                            &fleet)),
-            "f:6: metrics: this version does not carry it out; take it out
-");
+            "f:6: metrics: this version does not carry it out; take it out\n");
 }
 
 }  // namespace
