@@ -169,23 +169,15 @@ TEST_P(CiProviders, KeepTheContract) {
 std::unique_ptr<CiProvider> MakeCommand(const Server& server) {
   v1::CommandCiConfig config;
   const std::string script = server.file("ci.sh");
-  Write(script, R"sh(#!/bin/sh
-set -e
-cd "$(dirname "$0")" case $1 in dispatch)[-e "run-$2"] ||
-      echo running > "run-$2";
-  echo "run-$2";
-  ;
-  status) if [ -e finish ] && grep -q running "$2";
-  then echo succeeded;
-  else cat "$2";
-  fi;
-  ;
-  cancel) if grep -q running "$2";
-  then echo cancelled > "$2";
-  fi;
-  ;
-esac
-)sh",
+  Write(script,
+        "#!/bin/sh\n"
+        "set -e\n"
+        "cd \"$(dirname \"$0\")\"\n"
+        "case $1 in\n"
+        "dispatch) [ -e \"run-$2\" ] || echo running > \"run-$2\"; echo \"run-$2\" ;;\n"
+        "status) if [ -e finish ] && grep -q running \"$2\"; then echo succeeded; else cat \"$2\"; fi ;;\n"
+        "cancel) if grep -q running \"$2\"; then echo cancelled > \"$2\"; fi ;;\n"
+        "esac\n",
         0700);
   for (const std::string& argument : {script, std::string("dispatch"), std::string("{key}")})
     config.add_dispatch(argument);
