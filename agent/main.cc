@@ -69,7 +69,7 @@ int Serve(const std::string& config_path, const std::string& state_folder, const
   options.state_folder = state_folder;
   SetUnitDropIns(**config, std::filesystem::absolute(config_path), std::filesystem::absolute(state_folder));
   options.config_path = config_path;
-  options.metrics_address = (*config)->metrics_address().empty() ? "127.0.0.1:0" : (*config)->metrics_address();
+  options.metrics = rb::agent::MetricsOptionsOf(**config);
   const absl::Status ran = rb::agent::RunDaemon(**config, options, rb::SystemClock());
   return ran.ok() ? 0 : Fail(ran);
 }

@@ -61,6 +61,11 @@ bool EventLoop::TakeReady(Task* task) {
   return true;
 }
 
+size_t EventLoop::depth() {
+  MutexLock lock(mutex_);
+  return ready_.size();
+}
+
 size_t EventLoop::RunReady() {
   for (size_t count = 0;; ++count) {
     Task task;

@@ -41,6 +41,9 @@ class EventLoop {
   // callers bound their own timers.
   void PostAt(absl::Duration when, Task task);
 
+  // How many tasks wait, without timers.
+  size_t depth();
+
   // Runs what is ready now on the calling thread, timers included; returns how many ran.
   size_t RunReady();
 

@@ -225,8 +225,18 @@ absl::Status Serve(const Options& options) {
   RB_ASSIGN_OR_RETURN(const std::string server_key, ReadFile(options.folder + "/pki/server.key"));
   RB_ASSIGN_OR_RETURN(const std::string server_certificate, ReadFile(options.folder + "/pki/server.crt"));
   RB_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(options.folder + "/controller.db"));
-  RB_ASSIGN_OR_RETURN(const std::unique_ptr<ControllerMetrics> metrics,
-                      ControllerMetrics::Create(options.metrics, options.folder));
+  ControllerMetrics::Options serving;
+  serving.server = {options.metrics, fleet.metrics.certificate, fleet.metrics.key, fleet.metrics.password_file};
+  serving.folder = options.folder;
+  serving.targets_file =
+      fleet.metrics.targets_file.empty() ? options.folder + "/prometheus-agents.json" : fleet.metrics.targets_file;
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<ControllerMetrics> metrics, ControllerMetrics::Create(serving, fleet));
+  for (const auto& [name, pem] :
+       {std::pair<const char*, const std::string&>{"ca", authority.certificate_pem}, {"server", server_certificate}}) {
+    if (const absl::StatusOr<absl::Time> end = CertificateExpiry(pem); end.ok()) {
+      metrics->SetCertificateExpiry(name, *end);
+    }
+  }
 
   EventLoop loop(SystemClock(), kLoopCapacity);
   Authorizer authorizer(*store);
@@ -306,6 +316,12 @@ absl::Status Serve(const Options& options) {
       !first.empty() && ReadFile(first + "/operator.crt").ok()) {
     RB_RETURN_IF_ERROR(WriteFileDurably(first + "/controller", link_address + "\n", 0644));
   }
+  metrics->AskOn(loop, SystemClock(), [&](MetricSamples* samples) {
+    driver.Measure(samples);
+    drills.Measure(samples);
+    schedules.Measure(samples);
+    if (notifier != nullptr) notifier->Measure(samples);
+  });
   loop.Start();
   RB_RETURN_IF_ERROR(WriteFileDurably(options.folder + "/ready", absl::StrCat(getpid(), "\n"), 0644));
   LogInfo("controller", "serving on ", real(options.listen, port), ", joining on ",
@@ -322,6 +338,7 @@ absl::Status Serve(const Options& options) {
   server->Shutdown(deadline);
   server->Wait();
   join_server->Wait();
+  metrics->StopAsking();
   loop.Stop();
   return absl::OkStatus();
 }
@@ -400,7 +417,8 @@ int Main(int argc, char** argv) {
   serve->add_option("--fleet", options.fleet, "The fleet file")->capture_default_str();
   serve->add_option("--listen", options.listen, "Agents and rbctl, mutual TLS; port 0: any")->capture_default_str();
   serve->add_option("--join-listen", options.join_listen, "Joining hosts, TLS; port 0: any")->capture_default_str();
-  serve->add_option("--metrics", options.metrics, "Prometheus, loopback only")->capture_default_str();
+  serve->add_option("--metrics", options.metrics, "Prometheus; other than loopback takes `metrics` in the fleet file")
+      ->capture_default_str();
   CLI::App* token = with_folder(app.add_subcommand("token", "Print a one-time token with which one agent can join"));
   token->add_option("name", options.name, "Name of the agent")->required();
   token->add_option("--ttl", options.ttl, "How long it is good")->capture_default_str();

@@ -24,6 +24,9 @@ constexpr size_t kLongestToken = 16 << 10;
 struct KeyDeleter {
   void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
 };
+struct CertificateDeleter {
+  void operator()(X509* certificate) const { X509_free(certificate); }
+};
 struct BioDeleter {
   void operator()(BIO* bio) const { BIO_free(bio); }
 };
@@ -38,6 +41,16 @@ std::string TextOf(BIO* bio) {
 }
 
 }  // namespace
+
+absl::StatusOr<absl::Time> CertificateExpiry(const std::string& pem) {
+  const std::unique_ptr<BIO, BioDeleter> in(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+  const std::unique_ptr<X509, CertificateDeleter> certificate(PEM_read_bio_X509(in.get(), nullptr, nullptr, nullptr));
+  struct tm parts = {};
+  if (certificate == nullptr || ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &parts) != 1) {
+    return absl::InvalidArgumentError("that is no certificate in PEM");
+  }
+  return absl::FromTM(parts, absl::UTCTimeZone());
+}
 
 absl::StatusOr<std::string> NewPrivateKeyPem() {
   const std::unique_ptr<EVP_PKEY, KeyDeleter> key(EVP_EC_gen("P-256"));

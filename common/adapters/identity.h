@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace rb {
 
@@ -15,6 +16,9 @@ absl::StatusOr<std::string> NewPrivateKeyPem();
 // A PKCS#10 request for that key, with `common_name`.
 absl::StatusOr<std::string> NewCertificateRequestPem(const std::string& private_key_pem,
                                                      const std::string& common_name);
+
+// When the first certificate of a PEM file ends. INVALID_ARGUMENT when there is none.
+absl::StatusOr<absl::Time> CertificateExpiry(const std::string& pem);
 
 // What an agent needs to join; one line of text: "rbjoin1." and base64url of a JSON object. Holds a secret.
 struct JoinToken {

@@ -101,7 +101,9 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
       LogInfo("controller", "agent ", peer_.name, " is connected");
       // An agent is not sent away for a full disk here: what it does is in the operations' journal.
       service_->audit_.Record(peer_, kConnectMethod, {}, grpc::Status::OK).IgnoreError();
-      driver->OnAgentConnected(peer_.name, message.hello(), peer_.certificate_expires_at);
+      v1::Hello hello = message.hello();
+      hello.set_metrics_address(ReachableMetrics(hello.metrics_address(), peer_.from, peer_.name));
+      driver->OnAgentConnected(peer_.name, hello, peer_.certificate_expires_at);
       return;
     }
     const auto current = service_->sessions_.find(peer_.name);

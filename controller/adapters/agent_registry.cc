@@ -18,9 +18,8 @@ void AgentRegistry::OnConnected(const std::string& agent, const v1::Hello& hello
   info.connected = true;
   ++info.connection;
   info.hello = hello;
-  info.last_seen_at = clock_.Now();
+  info.last_seen_at = info.connected_at = clock_.Now();
   info.certificate_expires_at = certificate_expires_at;
-  metrics_.SetAgentsConnected(connected_);
 }
 
 void AgentRegistry::OnLost(const std::string& agent) {
@@ -28,7 +27,6 @@ void AgentRegistry::OnLost(const std::string& agent) {
   if (info.connected) --connected_;
   info.connected = false;
   info.last_seen_at = clock_.Now();
-  metrics_.SetAgentsConnected(connected_);
 }
 
 bool AgentRegistry::OnReport(const std::string& agent, const v1::ServiceReport& report) {
@@ -36,17 +34,6 @@ bool AgentRegistry::OnReport(const std::string& agent, const v1::ServiceReport& 
   info.last_seen_at = clock_.Now();
   if (info.reports.size() > kMostReports && info.reports.count(report.service()) == 0) return false;
   info.reports[report.service()] = report;
-  absl::Time proved = absl::InfinitePast();
-  for (const v1::Release& release : report.releases()) {
-    if (release.has_last_proved_at()) proved = std::max(proved, FromProto(release.last_proved_at()));
-  }
-  const auto service = fleet_.services.find(report.service());
-  if (service == fleet_.services.end() || proved == absl::InfinitePast()) return true;
-  for (const auto& [environment, hosts] : service->second.hosts) {
-    if (std::find(hosts.begin(), hosts.end(), agent) != hosts.end()) {
-      metrics_.SetLastProved(environment, service->first, agent, proved);
-    }
-  }
   return true;
 }
 

@@ -29,8 +29,7 @@ class AgentSender {
 class AgentRegistry {
  public:
   // Nothing is owned.
-  AgentRegistry(const Fleet& fleet, Clock& clock, ControllerMetrics& metrics)
-      : fleet_(fleet), clock_(clock), metrics_(metrics) {}
+  AgentRegistry(const Fleet& fleet, Clock& clock) : fleet_(fleet), clock_(clock) {}
 
   void OnConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at);
   void OnLost(const std::string& agent);
@@ -48,6 +47,7 @@ class AgentRegistry {
 
   v1::ListAgentsResponse List() const;
   v1::ListReleasesResponse Releases(const v1::ListReleasesRequest& request, absl::Status* status) const;
+  void Measure(const EndedOperations& ended, MetricSamples* samples) const;
   // What the fleet file says of the services on the agent's host.
   void FillPolicies(const std::string& agent, v1::Welcome* welcome) const;
 
@@ -57,13 +57,13 @@ class AgentRegistry {
     uint64_t connection = 0;
     v1::Hello hello;
     absl::Time last_seen_at = absl::InfinitePast();
+    absl::Time connected_at;
     absl::Time certificate_expires_at;
     std::map<std::string, v1::ServiceReport> reports;
   };
 
   const Fleet& fleet_;
   Clock& clock_;
-  ControllerMetrics& metrics_;
   std::map<std::string, AgentInfo> agents_;
   size_t connected_ = 0;
 };

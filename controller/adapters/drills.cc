@@ -97,6 +97,7 @@ absl::StatusOr<std::unique_ptr<Drills::Running>> Drills::Load(const std::string&
 }
 
 absl::Status Drills::Resume() {
+  RB_RETURN_IF_ERROR(LearnEnded());
   RB_ASSIGN_OR_RETURN(const std::vector<std::string> ids, store_.Unfinished());
   for (const std::string& id : ids) {
     RB_ASSIGN_OR_RETURN(std::unique_ptr<Running> running, Load(id));
@@ -331,21 +332,39 @@ absl::StatusOr<v1::ListDrillsResponse> Drills::List(const v1::ListDrillsRequest&
   return response;
 }
 
-absl::StatusOr<std::vector<LastDrill>> Drills::LastDrills() {
+absl::Status Drills::LearnEnded() {
   RB_ASSIGN_OR_RETURN(const std::vector<StoredDrill> stored, store_.List("", "", kMostDrillsListed));
-  std::vector<LastDrill> last;
-  std::set<std::pair<std::string, std::string>> seen;
   for (const StoredDrill& one : stored) {
     v1::Drill drill;
-    if (!one.ended || !drill.ParseFromString(one.snapshot) || !seen.insert({one.environment, one.service}).second) {
-      continue;
-    }
+    if (!one.ended || !drill.ParseFromString(one.snapshot)) continue;
     RB_ASSIGN_OR_RETURN(const DrillSpec spec, FromWire(drill.spec()));
-    last.push_back({one.id, one.environment, one.service, spec.fault,
-                    static_cast<DrillState>(static_cast<int>(drill.state()) - 1), spec.by_hand,
-                    FromProto(drill.ended_at())});
+    LastDrill last = {one.id,
+                      one.environment,
+                      one.service,
+                      spec.fault,
+                      static_cast<DrillState>(static_cast<int>(drill.state()) - 1),
+                      FromProto(drill.ended_at()),
+                      {}};
+    for (const v1::DrillPhase& phase : drill.phases()) {
+      DrillPhase& added = last.phases.emplace_back();
+      added.name = phase.name();
+      if (phase.has_took()) added.took = FromProto(phase.took());
+      added.target = FromProto(phase.target());
+      added.met = phase.met();
+    }
+    ended_.Learn(last);
   }
-  return last;
+  return absl::OkStatus();
+}
+
+void Drills::Measure(MetricSamples* samples) const {
+  std::map<LabelValues, double> running;
+  for (const auto& [name, service] : fleet_.services) {
+    for (const auto& [environment, hosts] : service.hosts) running[{environment, name}] = 0;
+  }
+  for (const auto& [id, one] : running_) ++running[{one->drill.spec.environment, one->drill.spec.service}];
+  for (const auto& [labels, count] : running) samples->Set(Metric::kDrillsRunning, labels, count);
+  ended_.Measure(samples);
 }
 
 absl::StatusOr<v1::Drill> Drills::Stop(const std::string& id, const std::string& by, const std::string& reason) {
@@ -494,10 +513,8 @@ bool Drills::GiveWay(const std::string& holder_operation_id, const OperationSpec
 
 void Drills::Ended(const Drill& drill) {
   LogInfo("controller", drill.id, " ", std::string(NameOf(drill.state)), ": ", drill.summary);
-  for (const auto& tell : on_ended_) {
-    tell({drill.id, drill.spec.environment, drill.spec.service, drill.spec.fault, drill.state, drill.spec.by_hand,
-          drill.ended_at});
-  }
+  ended_.Count({drill.id, drill.spec.environment, drill.spec.service, drill.spec.fault, drill.state, drill.ended_at,
+                PhasesOf(drill)});
   if (drill.state != DrillState::kPassed || drill.spec.then.empty()) return;
   DrillSpec next = drill.spec;
   next.environment = drill.spec.then.front();

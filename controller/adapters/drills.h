@@ -3,7 +3,6 @@
 #ifndef RB_CONTROLLER_ADAPTERS_DRILLS_H_
 #define RB_CONTROLLER_ADAPTERS_DRILLS_H_
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -14,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/event_loop.h"
+#include "controller/adapters/drill_metrics.h"
 #include "controller/adapters/drill_store.h"
 #include "controller/adapters/driver.h"
 #include "controller/core/drill.h"
@@ -45,10 +45,8 @@ class Drills final : public DriverObserver {
   absl::StatusOr<v1::Drill> Stop(const std::string& id, const std::string& by, const std::string& reason);
   absl::StatusOr<v1::Drill> Approve(const std::string& id, const std::string& by, const std::string& reason);
 
-  // Each time that a drill has ended.
-  void OnEnded(std::function<void(const LastDrill&)> tell) { on_ended_.push_back(std::move(tell)); }
-  // Of each environment and service, the newest that has ended.
-  absl::StatusOr<std::vector<LastDrill>> LastDrills();
+  // As they are now.
+  void Measure(MetricSamples* samples) const;
 
   // DriverObserver
   void OnOperation(const Operation& operation, bool is_new) override;
@@ -68,6 +66,7 @@ class Drills final : public DriverObserver {
   };
 
   absl::StatusOr<std::unique_ptr<Running>> Load(const std::string& id);
+  absl::Status LearnEnded();
   static void Fold(Running* running, const DrillEventRecord& event, std::vector<DrillEffect>* effects);
   template <typename Body>
   absl::Status Take(const std::string& id, Body body);
@@ -87,7 +86,7 @@ class Drills final : public DriverObserver {
   EventLoop& loop_;
   Clock& clock_;
   std::map<std::string, std::unique_ptr<Running>> running_;
-  std::vector<std::function<void(const LastDrill&)>> on_ended_;
+  EndedDrills ended_{fleet_};
 };
 
 }  // namespace rb::controller

@@ -39,7 +39,7 @@ Driver::Driver(Fleet fleet, Store& store, AgentSender& sender, EventLoop& loop, 
       loop_(loop),
       clock_(clock),
       metrics_(metrics),
-      agents_(fleet_, clock_, metrics_),
+      agents_(fleet_, clock_),
       quarantine_(fleet_, store_, sender_, clock_),
       planning_(fleet_, store_, sender_, loop_, clock_, agents_, intents_, quarantine_.all()),
       queue_(store_, loop_, clock_, [this](StartRequest request) { TryToStart(std::move(request)); }),
@@ -99,7 +99,6 @@ absl::Status Driver::Resume() {
       for (DriverObserver* observer : observers_) observer->OnState(one->operation);
     }
   }
-  metrics_.SetRunning(running_.size());
   return LearnIntents();
 }
 
@@ -108,14 +107,14 @@ absl::Status Driver::LearnIntents() {
   std::reverse(newest.begin(), newest.end());
   for (const StoredOperation& stored : newest) {
     v1::Operation operation;
-    // Older ones nobody can mean any more.
-    if (!stored.ended || !operation.ParseFromString(stored.brief) ||
-        FromProto(operation.ended_at()) + kIntentLife < clock_.Now()) {
-      continue;
+    if (!stored.ended || !operation.ParseFromString(stored.brief)) continue;
+    // Older ones nobody can mean any more; when they ended is in what is kept of them in brief.
+    if (FromProto(operation.ended_at()) + kIntentLife >= clock_.Now()) {
+      RB_ASSIGN_OR_RETURN(const StoredOperation whole, store_.Find(stored.id));
+      if (!operation.ParseFromString(whole.snapshot)) continue;
+      if (const std::optional<OperationEnd> end = EndOf(operation)) LearnEnd(*end, &intents_);
     }
-    RB_ASSIGN_OR_RETURN(const StoredOperation whole, store_.Find(stored.id));
-    if (!operation.ParseFromString(whole.snapshot)) continue;
-    if (const std::optional<OperationEnd> end = EndOf(operation)) LearnEnd(*end, &intents_);
+    metrics_.ended().Learn(operation);
   }
   return absl::OkStatus();
 }
@@ -273,7 +272,6 @@ void Driver::Finish(const std::string& id) {
   watchers_.End(id);
   const std::unique_ptr<Running> over = std::move(found->second);
   running_.erase(found);
-  metrics_.SetRunning(running_.size());
   Ended(*over);
 }
 
@@ -529,7 +527,6 @@ Driver::Started Driver::Begin(rb::controller::Plan plan, const std::string& by, 
         absl::StrCat("the operation could not be recorded: ", taken.message(), ". Nothing was changed");
     return answer;
   }
-  metrics_.SetRunning(running_.size());
   answer.operation = Shown(*raw, nullptr);
   return answer;
 }
@@ -690,6 +687,7 @@ void Driver::OnAgentConnected(const std::string& agent, const v1::Hello& hello, 
   agents_.OnConnected(agent, hello, certificate_expires_at);
   quarantine_.Tell(agent);
   for (DriverObserver* observer : observers_) observer->OnAgentConnected(agent);
+  metrics_.SetTarget(agent, {hello.metrics_address(), hello.metrics_tls()});
   std::vector<std::string> ids;
   for (const auto& [id, running] : running_) ids.push_back(id);
   for (const std::string& id : ids) {
@@ -824,21 +822,11 @@ void Driver::Ended(const Running& running) {
   const Operation& operation = running.operation;
   LogInfo("controller", operation.id, " ", std::string(NameOf(operation.state)), ": ", operation.summary);
   loop_.PostResult([this] { queue_.Serve(); });
-  static constexpr absl::string_view kKinds[] = {"rollback",     "deploy", "backup", "undo",
-                                                 "verification", "repair", "local",  "external"};
-  const std::string kind(kKinds[static_cast<int>(operation.plan.spec.kind)]);
-  std::string outcome(NameOf(operation.state));
-  std::replace(outcome.begin(), outcome.end(), ' ', '_');
-  metrics_.OnEnded(operation.plan.spec.environment, operation.plan.spec.service, kind, outcome);
+  metrics_.ended().Count(ToWire(operation));
   if (!ChangesHosts(operation.plan.spec.kind)) return;
   if (const std::optional<OperationEnd> end = EndOf(ToWire(operation))) LearnEnd(*end, &intents_);
   if (operation.plan.spec.emergency && operation.state == OperationState::kSucceeded) {
     loop_.PostResult([this, operation] { VerifyAfterwards(operation); });
-  }
-  for (const HostProgress& host : operation.hosts) {
-    if (host.times.recovery == absl::ZeroDuration()) continue;
-    metrics_.OnRecovery(host.plan.environment, operation.plan.spec.service, NameOf(MethodOf(host)), outcome,
-                        host.times.recovery, host.times.downtime, host.target);
   }
 }
 

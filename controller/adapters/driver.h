@@ -77,6 +77,9 @@ class Driver {
 
   QuarantineBook& quarantine() { return quarantine_; }
 
+  // All gauges of metrics, as they are now.
+  void Measure(MetricSamples* samples);
+
   // What the fleet file says of the services on the agent's host.
   void FillPolicies(const std::string& agent, v1::Welcome* welcome) const { agents_.FillPolicies(agent, welcome); }
   void OnAgentConnected(const std::string& agent, const v1::Hello& hello, absl::Time certificate_expires_at);

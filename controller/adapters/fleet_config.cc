@@ -35,7 +35,7 @@ class Reader {
     for (const auto& [name, schedule] : config_.schedules()) Schedule(name, schedule);
     std::sort(fleet_->schedules.begin(), fleet_->schedules.end(),
               [](const ScheduleEntry& a, const ScheduleEntry& b) { return a.name < b.name; });
-    RefuseWhatNothingCarriesOut();
+    Metrics();
     if (config_.environments().empty()) Complain("", "there are no environments");
     if (config_.services().empty()) Complain("", "there are no services");
     std::vector<std::string> names;
@@ -57,10 +57,6 @@ class Reader {
     problem.line = LineOf(lines_, problem.path);
     problem.text = Printable(text);
     problems_.push_back(std::move(problem));
-  }
-  // The contract is ahead of the program here. A key that is read and does nothing would be a promise that is not kept.
-  void RefuseWhatNothingCarriesOut() {
-    if (config_.has_metrics()) Complain("metrics", "this version does not carry it out; take it out");
   }
   void CheckName(const std::string& path, const std::string& name) {
     if (!IsValidName(name)) {
@@ -213,6 +209,20 @@ class Reader {
     }
     entry.only_report_missed = config.missed() == "report";
     fleet_->schedules.push_back(std::move(entry));
+  }
+
+  void Metrics() {
+    const v1::FleetMetricsConfig& config = config_.metrics();
+    fleet_->metrics = {config.certificate(), config.key(), config.password_file(), config.targets_file()};
+    if (config.certificate().empty() != config.key().empty())
+      Complain("metrics", "`certificate` and `key` come together");
+    const std::pair<const char*, const std::string&> files[] = {{"certificate", config.certificate()},
+                                                                {"key", config.key()},
+                                                                {"password_file", config.password_file()},
+                                                                {"targets_file", config.targets_file()}};
+    for (const auto& [key, path] : files) {
+      if (!path.empty() && path[0] != '/') Complain(absl::StrCat("metrics.", key), "wants an absolute path");
+    }
   }
 
   void Service(const std::string& name, const v1::FleetServiceConfig& config) {

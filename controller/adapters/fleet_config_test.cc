@@ -13,17 +13,5 @@ TEST(FleetConfig, WhatItSaysIsSafeToPrintAndHasItsLine) {
             "f:4: services.s.hosts.x: there is no environment 'x'\n");
 }
 
-TEST(FleetConfig, WhatNothingCarriesOutIsRefused) {
-  Fleet fleet;
-  EXPECT_EQ(FormatProblems("f", ParseFleet("environments:\n"
-                                           "  prod: {order: 1}\n"
-                                           "services:\n"
-                                           "  s:\n"
-                                           "    hosts: {prod: [h]}\n"
-                                           "metrics: {address: \"127.0.0.1:0\"}\n",
-                                           &fleet)),
-            "f:6: metrics: this version does not carry it out; take it out\n");
-}
-
 }  // namespace
 }  // namespace rb::controller

@@ -46,6 +46,7 @@ class LockQueue {
       : store_(store), loop_(loop), clock_(clock), try_to_start_(std::move(try_to_start)) {}
 
   bool full() const;
+  size_t size() const { return queue_.size(); }
   // One that was first before is first again.
   void Add(StartRequest request);
   // Called whenever a lock may have become free; looks by itself from time to time, too.

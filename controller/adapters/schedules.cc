@@ -68,7 +68,9 @@ void Schedules::BeginDue(Entry* one) {
   run.began_at = clock_.Now();
   run.outcome = kRunning;
   if (decision.is_late || decision.missed > 0) {
-    run.message = absl::StrCat(decision.missed + (decision.is_late ? 1 : 0), " missed");
+    const uint32_t missed = decision.missed + (decision.is_late ? 1 : 0);
+    one->missed += missed;
+    run.message = absl::StrCat(missed, " missed");
     if (one->entry.only_report_missed && decision.is_late) run.outcome = "missed";
   }
   // On record first: a run that is on record does not begin again.
@@ -169,6 +171,22 @@ bool Schedules::IsOverdue(const Entry& one) const {
   if (outcome == "failed" || outcome == "refused" || outcome == "missed") return true;
   const ScheduleDecision decision = DecideSchedule(one.entry, one.cron, one.last.due_at, clock_.Now());
   return decision.due.has_value() && decision.is_late;
+}
+
+void Schedules::Measure(MetricSamples* samples) const {
+  const auto seconds = [](absl::Time time) { return static_cast<double>(absl::ToUnixMillis(time)) / 1000; };
+  for (const auto& [name, one] : entries_) {
+    const LabelValues labels = {name, one.entry.kind};
+    const absl::Time next = DecideSchedule(one.entry, one.cron, one.last.due_at, clock_.Now()).next;
+    if (next != absl::InfiniteFuture()) samples->Set(Metric::kScheduleNext, labels, seconds(next));
+    samples->Set(Metric::kScheduleOverdue, labels, IsOverdue(one) ? 1 : 0);
+    samples->Set(Metric::kScheduleMissedRuns, labels, static_cast<double>(one.missed));
+    if (one.last.outcome == kRegistered) continue;
+    samples->Set(Metric::kScheduleLastBegan, labels, seconds(one.last.began_at));
+    for (const char* outcome : {kRunning, "done", "failed", "refused", "missed"}) {
+      samples->Set(Metric::kScheduleLastOutcome, {name, one.entry.kind, outcome}, one.last.outcome == outcome ? 1 : 0);
+    }
+  }
 }
 
 v1::ListSchedulesResponse Schedules::List() const {

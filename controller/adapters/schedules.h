@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/adapters/metrics/metric_set.h"
 #include "common/clock.h"
 #include "common/event_loop.h"
 #include "controller/adapters/drill_store.h"
@@ -27,6 +28,8 @@ class Schedules {
   // Reads what is on record, and goes on looking at the clock from then on.
   absl::Status Resume();
   v1::ListSchedulesResponse List() const;
+  // As they are now.
+  void Measure(MetricSamples* samples) const;
 
  private:
   struct Entry {
@@ -38,6 +41,8 @@ class Schedules {
     std::string drill;
     size_t waiting = 0;
     std::string problem;
+    // Since the start: runs that did not begin when they were due.
+    uint64_t missed = 0;
   };
 
   void Look();

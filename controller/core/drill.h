@@ -84,15 +84,22 @@ struct DrillPolicy {
   bool needs_approval = false;
 };
 
-// What an ended drill says to those who count: metrics, status, schedules.
+struct DrillPhase {
+  std::string name;
+  std::optional<absl::Duration> took;
+  absl::Duration target;
+  bool met = false;
+};
+
+// What an ended drill says to those who count.
 struct LastDrill {
   std::string id;
   std::string environment;
   std::string service;
   FaultKind fault = FaultKind::kBadCode;
   DrillState outcome = DrillState::kPassed;
-  bool by_hand = false;
   absl::Time ended_at;
+  std::vector<DrillPhase> phases;
 };
 
 struct FaultReport {
@@ -281,12 +288,6 @@ OperationSpec DrillOperationSpec(const Drill& drill, DrillRole role);
 // again (`host`; empty: all). `elapsed` is now, on the drill's clock.
 std::vector<DrillEffect> OutstandingDrillEffects(const Drill& drill, absl::string_view host, absl::Duration elapsed);
 
-struct DrillPhase {
-  std::string name;
-  std::optional<absl::Duration> took;
-  absl::Duration target;
-  bool met = false;
-};
 // detect, decide, execute, verify; without detect and decide where the fault strikes in the middle.
 std::vector<DrillPhase> PhasesOf(const Drill& drill);
 

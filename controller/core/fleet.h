@@ -85,12 +85,21 @@ struct ScheduleEntry {
   bool only_report_missed = false;
 };
 
+// How the controller's own metrics are served; paths, empty where not given.
+struct MetricsFiles {
+  std::string certificate;
+  std::string key;
+  std::string password_file;
+  std::string targets_file;
+};
+
 struct Fleet {
   // By order.
   std::vector<Environment> environments;
   std::map<std::string, FleetService> services;
   // By name.
   std::vector<ScheduleEntry> schedules;
+  MetricsFiles metrics;
 };
 
 }  // namespace rb::controller

@@ -136,11 +136,10 @@ class Checker {
       : options_(options), lines_(lines), problems_(problems) {}
 
   void Check(const v1::AgentConfig& config) {
-    // The contract is ahead of the program here. A key that is read and does nothing would be a promise not kept.
-    if (config.has_metrics()) Add("metrics", "this version does not carry it out; take it out");
     if (!config.metrics_address().empty() && !IsAddress(config.metrics_address(), true)) {
       Add("metrics_address", "wants a loopback address and port, such as 127.0.0.1:9400");
     }
+    CheckMetrics(config);
     std::set<std::string> names;
     for (const auto& [name, service] : config.services()) names.insert(name);
     std::map<std::string, std::string> trees;
@@ -163,6 +162,29 @@ class Checker {
   }
 
  private:
+  void CheckMetrics(const v1::AgentConfig& config) {
+    const v1::AgentMetricsConfig& metrics = config.metrics();
+    if (!metrics.address().empty() && !IsAddress(metrics.address(), true)) {
+      Add("metrics.address", "wants an address and port, such as 127.0.0.1:9400");
+    }
+    if (!metrics.address().empty() && !config.metrics_address().empty()) {
+      Add("metrics.address", "is given twice: `metrics_address` is another word for it");
+    }
+    const MetricsServerOptions options = MetricsOptionsOf(config);
+    const bool is_complete = !options.certificate.empty() && !options.key.empty() && !options.password_file.empty();
+    if (!IsLoopbackAddress(options.address) && IsAddress(options.address, true) && !is_complete) {
+      Add(metrics.address().empty() ? "metrics_address" : "metrics.address",
+          "is not loopback: that takes `certificate`, `key` and `password_file` under `metrics`");
+    }
+    if (options.certificate.empty() != options.key.empty()) Add("metrics", "`certificate` and `key` come together");
+    const std::pair<const char*, const std::string&> files[] = {{"metrics.certificate", options.certificate},
+                                                                {"metrics.key", options.key},
+                                                                {"metrics.password_file", options.password_file}};
+    for (const auto& [path, file] : files) {
+      if (!file.empty()) AddIf(path, AbsolutePathProblem(file));
+    }
+  }
+
   // Names that people chose are part of both; lines are known by what can be printed.
   void Add(const std::string& path, const std::string& text) {
     const std::string shown = Printable(path);
@@ -608,6 +630,17 @@ UserAndGroup LookUpUid(uid_t uid, gid_t gid) {
     result.groups = {gid};
   }
   return result;
+}
+
+MetricsServerOptions MetricsOptionsOf(const v1::AgentConfig& config) {
+  MetricsServerOptions options;
+  options.address = !config.metrics().address().empty() ? config.metrics().address()
+                    : !config.metrics_address().empty() ? config.metrics_address()
+                                                        : "127.0.0.1:0";
+  options.certificate = config.metrics().certificate();
+  options.key = config.metrics().key();
+  options.password_file = config.metrics().password_file();
+  return options;
 }
 
 }  // namespace rb::agent

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "agent/core/service.h"
+#include "common/adapters/metrics/metrics_server.h"
 #include "common/adapters/yaml_message.h"
 
 namespace rb::v1 {
@@ -47,6 +48,9 @@ absl::StatusOr<uint64_t> ParseByteCount(absl::string_view text);
 
 // What the engine has to know. `config` passed the checks; an owner that is gone meanwhile is NOT_FOUND.
 absl::StatusOr<ServiceTree> ToServiceTree(const std::string& service, const v1::AgentServiceConfig& config);
+
+// How its metrics are served.
+MetricsServerOptions MetricsOptionsOf(const v1::AgentConfig& config);
 
 // A user and group of this server.
 struct UserAndGroup {

@@ -149,12 +149,6 @@ TEST(AgentConfig, SaysWhatIsWrongWithADatabaseHook) {
       << "a command line is no list: there is no shell to take it apart";
 }
 
-TEST(AgentConfig, WhatNothingCarriesOutIsRefused) {
-  EXPECT_EQ(Problems("metrics: {address: \"127.0.0.1:0\"}\n"
-                     "services:\n  bot: {tree: /opt/bot, unit: bot.service}\n"),
-            "f:1: metrics: this version does not carry it out; take it out\n");
-}
-
 TEST(AgentConfig, WantsATreeAndASupervisorForEachService) {
   EXPECT_EQ(
       Problems("services:\n  bot: {}\n  Bad Name: {tree: /x, unit: x.service}\n"),

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "agent/adapters/metrics/agent_metrics.h"
 #include "agent/adapters/records/host_records.h"
 #include "agent/core/task/agent_state.h"
+#include "common/adapters/identity.h"
 #include "common/adapters/proto_time.h"
 #include "common/durable_file.h"
 #include "common/event_loop.h"
@@ -43,6 +45,8 @@ absl::string_view KindOf(const Task& task) {
   return kNames[task.step.index()];
 }
 
+std::string MethodName(Method method) { return method == Method::kGit ? "git" : "backup"; }
+
 class Daemon {
  public:
   Daemon(const v1::AgentConfig& config, const DaemonOptions& options, Clock& clock)
@@ -62,7 +66,8 @@ class Daemon {
     if (!signal_fd.valid()) return ErrnoStatus(errno, "signalfd");
 
     RB_RETURN_IF_ERROR(RemoveFileDurably(options_.state_folder + "/ready"));
-    RB_ASSIGN_OR_RETURN(metrics_, AgentMetrics::Create(options_.metrics_address, options_.state_folder));
+    RB_ASSIGN_OR_RETURN(metrics_, AgentMetrics::Create(options_.metrics, options_.state_folder));
+    metrics_->SetQueueDepth([this] { return loop_.depth(); });
     for (const std::string& name : names_) {
       Worker& worker = workers_[name];
       std::string recovered;
@@ -93,12 +98,15 @@ class Daemon {
     hello.set_program_version(RB_VERSION);
     hello.set_protocol_version(1);
     hello.set_process_id(RandomHex(8));
+    hello.set_metrics_address(metrics_->address());
+    hello.set_metrics_tls(!options_.metrics.certificate.empty());
+    LookAtCertificate();
     for (const std::string& name : names_) hello.add_services(name);
     AgentLinkClient::Handlers handlers;
     handlers.on_open = [this](const v1::Welcome& welcome) { OnOpen(welcome); };
     handlers.on_close = [this] {
       connected_ = false;
-      metrics_->SetLinkConnected(false);
+      metrics_->SetLinkConnected(false, clock_.Now());
     };
     handlers.on_message = [this](const v1::ConnectResponse& message) { OnMessage(message); };
     absl::StatusOr<std::unique_ptr<AgentLinkClient>> link = AgentLinkClient::Create(
@@ -119,7 +127,8 @@ class Daemon {
     });
     loop_.Start();
     RB_RETURN_IF_ERROR(WriteFileDurably(options_.state_folder + "/ready", absl::StrCat(getpid(), "\n"), 0644));
-    LogInfo("agent", "ready, ", names_.size(), " services, metrics at http://", metrics_->address(), "/metrics");
+    LogInfo("agent", "ready, ", names_.size(), " services, metrics at ",
+            options_.metrics.certificate.empty() ? "http://" : "https://", metrics_->address(), "/metrics");
 
     signalfd_siginfo info{};
     while (read(signal_fd.get(), &info, sizeof(info)) < 0 && errno == EINTR) {
@@ -128,6 +137,7 @@ class Daemon {
     for (auto& [name, worker] : workers_) {
       if (worker.service != nullptr) worker.service->cancelled() = true;
     }
+    metrics_->SetQueueDepth(nullptr);
     loop_.Stop();
     if (link_ != nullptr) link_->Stop();
     background_.Stop();
@@ -150,6 +160,11 @@ class Daemon {
     size_t fault_tasks = 0;
     uint32_t retain_releases = 0;  // 0: not known, so nothing is pruned
     std::string last_report;
+    // Of the operation that was prepared last, as metrics call it.
+    std::string operation_id;
+    std::string method;
+    // What copies of its releases would take.
+    uint64_t content_bytes = 0;
   };
 
   void Take(const AgentEvent& event) {
@@ -197,15 +212,19 @@ class Daemon {
       return;
     }
     service->step_waits() = true;
-    worker.loop->PostResult([this, service, task = effect.task] {
+    if (const auto* prepare = std::get_if<PrepareStep>(&effect.task.step)) {
+      worker.operation_id = effect.task.operation_id;
+      worker.method = MethodName(prepare->method);
+    }
+    // After a restart within the operation it is not known.
+    const std::string method = worker.operation_id == effect.task.operation_id ? worker.method : "other";
+    worker.loop->PostResult([this, service, method, task = effect.task] {
       service->step_waits() = false;
       service->cancelled() = false;
       TaskProgress progress;
       progress.operation_id = task.operation_id;
       progress.step_id = task.step_id;
       progress.service = task.service;
-      const absl::StatusOr<OpenTransaction> open = service->engine().GetOpenTransaction();
-      const std::string method = open.ok() && open->target_release.empty() ? "git" : "backup";
       TaskResult result = service->runner().Run(
           task,
           [this, &progress, service](Stage stage, const std::string& detail) {
@@ -222,7 +241,10 @@ class Daemon {
       const std::string kind(KindOf(task));
       loop_.PostResult([this, result = std::move(result), kind, method] {
         metrics_->OnStep(kind, result.status.ok());
-        if (kind == "backup" && result.status.ok()) metrics_->OnBackup(result.service, clock_.Now());
+        if (kind == "backup" && result.status.ok()) {
+          last_captured_[result.service] = clock_.Now();
+          metrics_->OnBackup(result.service, clock_.Now());
+        }
         if (kind == "verify" && result.times.downtime > absl::ZeroDuration()) {
           metrics_->OnRecovery(result.service, method, result.verdict == Verdict::kHealthy ? "kept" : "unhealthy",
                                result.times.downtime);
@@ -257,7 +279,7 @@ class Daemon {
 
   void OnOpen(const v1::Welcome& welcome) {
     connected_ = true;
-    metrics_->SetLinkConnected(true);
+    metrics_->SetLinkConnected(true, clock_.Now());
     for (const v1::ServicePolicy& policy : welcome.policies()) {
       const auto worker = workers_.find(policy.service());
       if (worker != workers_.end()) worker->second.retain_releases = policy.retain_releases();
@@ -436,14 +458,19 @@ class Daemon {
             report->set_current_commit(current->commit);
             report->set_current_version(current->version);
             report->set_drifted(current->drifted);
+            metrics_->SetDrifted(name, current->drifted);
           }
           std::string unproved;
           std::map<Standing, uint64_t> standings = {{Standing::kUnknown, 0}, {Standing::kGood, 0}, {Standing::kBad, 0}};
           absl::Time last_proved = absl::InfinitePast();
+          absl::Time last_captured = absl::InfinitePast();
+          uint64_t content_bytes = 0;
           if (const absl::StatusOr<std::vector<Release>> releases = service->engine().Releases(); releases.ok()) {
             for (const Release& release : *releases) {
               ++standings[release.standing];
               last_proved = std::max(last_proved, release.last_proved_at);
+              last_captured = std::max(last_captured, release.captured_at);
+              content_bytes += release.content_bytes;
               if (static_cast<size_t>(report->releases_size()) < kReleasesReported) {
                 *report->add_releases() = ToWire(release);
               }
@@ -474,8 +501,14 @@ class Daemon {
           for (const auto& [standing, count] : standings) metrics_->SetReleases(name, standing, count);
           if (last_proved != absl::InfinitePast()) metrics_->OnReleaseProved(name, last_proved);
           loop_.PostResult([this, name, message, unproved, look_again, settle = external->settle(),
-                            fault_is_open = IsOpen(service->faults().record())] {
+                            fault_is_open = IsOpen(service->faults().record()), last_captured, content_bytes,
+                            stored = StoredBytes()] {
             Worker& reported = workers_.at(name);
+            ReportStore(name, stored, content_bytes, message->mutable_service_report()->mutable_store());
+            if (last_captured > last_captured_[name]) {
+              last_captured_[name] = last_captured;
+              metrics_->OnBackup(name, last_captured);
+            }
             reported.fault_is_open = fault_is_open;
             if (look_again && settle < kReportInterval) {
               loop_.PostAt(clock_.Monotonic() + settle, [this, name] { Report(name); });
@@ -487,6 +520,15 @@ class Daemon {
             if (!unproved.empty()) ProveInBackground(name, unproved);
           });
         });
+  }
+
+  void ReportStore(const std::string& name, uint64_t stored_bytes, uint64_t content_bytes, v1::StoreUsage* store) {
+    workers_.at(name).content_bytes = content_bytes;
+    uint64_t all = 0;
+    for (const auto& [other, worker] : workers_) all += worker.content_bytes;
+    store->set_stored_bytes(stored_bytes);
+    store->set_content_bytes(all);
+    metrics_->SetStore(stored_bytes, all);
   }
 
   void ReportNotRecovered(const std::string& name, Worker* worker) {
@@ -504,6 +546,27 @@ class Daemon {
     metrics_->SetProbe(name, probe.kind, false);
     worker->last_report = message.SerializeAsString();
     if (link_ != nullptr) link_->Send(std::move(message));
+  }
+
+  // What all packs of the store take.
+  uint64_t StoredBytes() const {
+    uint64_t bytes = 0;
+    std::error_code error;
+    for (std::filesystem::directory_iterator file(options_.state_folder + "/store/packs", error), end;
+         !error && file != end; file.increment(error)) {
+      std::error_code gone;
+      const uintmax_t size = file->file_size(gone);
+      if (!gone) bytes += size;
+    }
+    return bytes;
+  }
+
+  void LookAtCertificate() {
+    const absl::StatusOr<std::string> certificate = ReadFile(options_.state_folder + "/identity/agent.crt");
+    if (!certificate.ok()) return;
+    if (const absl::StatusOr<absl::Time> end = CertificateExpiry(*certificate); end.ok()) {
+      metrics_->SetCertificateExpiry(*end);
+    }
   }
 
   // A new release is proved right after it was taken; old ones are thinned out after that.
@@ -545,6 +608,7 @@ class Daemon {
   std::vector<std::string> names_;
   std::unique_ptr<AgentMetrics> metrics_;
   std::map<std::string, Worker> workers_;
+  std::map<std::string, absl::Time> last_captured_;  // touched on the loop; absent: the year 1970
   // What follows is touched on the loop only, once it runs.
   AgentState state_;
   std::unique_ptr<AgentJournal> journal_;

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "agent/core/fault/fault_keeper.h"
 #include "agent/core/task/step_runner.h"
+#include "common/adapters/metrics/metrics_server.h"
 #include "common/clock.h"
 
 namespace rb::v1 {
@@ -46,7 +47,7 @@ class Service {
 
 struct DaemonOptions {
   std::string state_folder;
-  std::string metrics_address;
+  MetricsServerOptions metrics;
   std::string config_path;
   // How long a tree that was changed by other means has to stay as it is before it is captured.
   absl::Duration external_settle = absl::Seconds(20);

@@ -1,8 +1,10 @@
-// What Prometheus scrapes from an agent, on a loopback address.
+// What Prometheus scrapes from an agent. docs/metrics.md lists it.
 #ifndef RB_AGENT_ADAPTERS_METRICS_AGENT_METRICS_H_
 #define RB_AGENT_ADAPTERS_METRICS_AGENT_METRICS_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -12,6 +14,7 @@
 #include "absl/time/time.h"
 #include "agent/core/ports/probe.h"
 #include "agent/core/release.h"
+#include "common/adapters/metrics/metrics_server.h"
 
 namespace rb::agent {
 
@@ -19,10 +22,8 @@ namespace rb::agent {
 // file, and the fixed words below; never reasons, ids or commits.
 class AgentMetrics {
  public:
-  // Serves http://ADDRESS/metrics. `address` is a loopback "host:port" ("127.0.0.1:0", "[::1]:9400"); port 0 takes any
-  // free one. The real one is written to <state_folder>/metrics.address. INVALID_ARGUMENT for any address that is not
-  // loopback; UNAVAILABLE when the port is taken.
-  static absl::StatusOr<std::unique_ptr<AgentMetrics>> Create(const std::string& address,
+  // Serves /metrics as MetricsServer::Start says; the real address is written to <state_folder>/metrics.address.
+  static absl::StatusOr<std::unique_ptr<AgentMetrics>> Create(const MetricsServerOptions& options,
                                                               const std::string& state_folder);
   ~AgentMetrics();
   AgentMetrics(const AgentMetrics&) = delete;
@@ -44,14 +45,20 @@ class AgentMetrics {
   void SetReleases(absl::string_view service, Standing standing, uint64_t count);
   // rb_probe_passed{service,probe}: 1 or 0 by kind of probe; of several of a kind, call it with all of them passed.
   void SetProbe(absl::string_view service, absl::string_view kind, bool passed);
-  // rb_agent_link_connected: 1 while the controller is reached.
-  void SetLinkConnected(bool connected);
+  void SetDrifted(absl::string_view service, bool drifted);
+  // What the releases take on the disk, and what copies of them would take, for one service; the host's is their sum.
+  void SetStore(uint64_t stored_bytes, uint64_t content_bytes);
+  // rb_agent_link_connected: 1 while the controller is reached; and since when that is so.
+  void SetLinkConnected(bool connected, absl::Time now);
+  void SetCertificateExpiry(absl::Time when);
+  // Asked for with each scrape, from another thread: how many events wait. Until it is set anew.
+  void SetQueueDepth(std::function<size_t()> depth);
   // rb_steps_total{kind,result}: `kind` is "inspect", "backup", "prepare", "commit", "verify", "revert" or "keep".
   void OnStep(absl::string_view kind, bool ok);
 
  private:
   struct Impl;
-  AgentMetrics(std::unique_ptr<Impl> impl, std::string address);
+  explicit AgentMetrics(std::unique_ptr<Impl> impl);
   const std::unique_ptr<Impl> impl_;
   const std::string address_;
 };

@@ -42,7 +42,7 @@ std::string Scrape(const std::string& address) {
 
 TEST(AgentMetrics, ServesWhatItWasToldOnTheAddressThatItWrote) {
   TemporaryFolder folder;
-  RB_ASSERT_OK_AND_ASSIGN(const auto metrics, AgentMetrics::Create("127.0.0.1:0", folder.path()));
+  RB_ASSERT_OK_AND_ASSIGN(const auto metrics, AgentMetrics::Create({"127.0.0.1:0", "", "", ""}, folder.path()));
   EXPECT_EQ(ReadFile(folder / "metrics.address").value_or(""), metrics->address() + "\n");
   EXPECT_NE(metrics->address(), "127.0.0.1:0");
   metrics->OnRecovery("bot", "backup", "kept", absl::Milliseconds(400));
@@ -52,7 +52,10 @@ TEST(AgentMetrics, ServesWhatItWasToldOnTheAddressThatItWrote) {
   metrics->SetReleases("bot", Standing::kGood, 3);
   metrics->SetProbe("bot", "http", true);
   metrics->SetProbe("bot", "sqlite", false);
-  metrics->SetLinkConnected(true);
+  metrics->SetLinkConnected(true, absl::FromUnixSeconds(1795403649));
+  metrics->SetStore(500, 2000);
+  metrics->SetDrifted("bot", false);
+  metrics->SetQueueDepth([] { return size_t{7}; });
   metrics->OnStep("commit", true);
   metrics->OnStep("commit", true);
   metrics->OnStep("verify", false);
@@ -69,6 +72,8 @@ TEST(AgentMetrics, ServesWhatItWasToldOnTheAddressThatItWrote) {
   EXPECT_THAT(text, HasSubstr("rb_probe_passed{probe=\"http\",service=\"bot\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("rb_probe_passed{probe=\"sqlite\",service=\"bot\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("rb_agent_link_connected 1\n"));
+  EXPECT_THAT(text, HasSubstr("rb_store_dedup_ratio 4\n"));
+  EXPECT_THAT(text, HasSubstr("rb_agent_queue_depth{queue=\"loop\"} 7\n"));
   EXPECT_THAT(text, HasSubstr("rb_steps_total{kind=\"commit\",result=\"ok\"} 2\n"));
   EXPECT_THAT(text, HasSubstr("rb_steps_total{kind=\"verify\",result=\"error\"} 1\n"));
 }
@@ -77,16 +82,16 @@ TEST(AgentMetrics, IsServedOnLoopbackOnly) {
   TemporaryFolder folder;
   for (const char* address : {"0.0.0.0:0", "8080", ":8080", "10.0.0.1:9", "127.evil.example:9", "[::]:0",
                               "+127.0.0.1:0", "127.0.0.1,0.0.0.0:0", ""}) {
-    EXPECT_THAT(AgentMetrics::Create(address, folder.path()),
-                FailsWith(absl::StatusCode::kInvalidArgument, "not a loopback address"))
+    EXPECT_THAT(AgentMetrics::Create({address, "", "", ""}, folder.path()),
+                FailsWith(absl::StatusCode::kInvalidArgument, "address"))
         << address;
   }
 }
 
 TEST(AgentMetrics, SaysWhenThePortIsTaken) {
   TemporaryFolder folder;
-  RB_ASSERT_OK_AND_ASSIGN(const auto metrics, AgentMetrics::Create("127.0.0.1:0", folder.path()));
-  EXPECT_THAT(AgentMetrics::Create(metrics->address(), folder.path()),
+  RB_ASSERT_OK_AND_ASSIGN(const auto metrics, AgentMetrics::Create({"127.0.0.1:0", "", "", ""}, folder.path()));
+  EXPECT_THAT(AgentMetrics::Create({metrics->address(), "", "", ""}, folder.path()),
               FailsWith(absl::StatusCode::kUnavailable, "cannot be served"));
 }
 

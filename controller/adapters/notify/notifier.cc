@@ -68,6 +68,7 @@ absl::StatusOr<std::unique_ptr<Notifier>> Notifier::Open(Options options, Clock&
       if (json.contains("put")) {
         Waiting waiting;
         waiting.notification = FromJson(json["put"]);
+        waiting.since = clock.Monotonic();
         if (notifier->known_.insert(waiting.notification.key).second) {
           notifier->known_order_.push_back(waiting.notification.key);
         }
@@ -108,6 +109,17 @@ size_t Notifier::waiting() const {
   return waiting_.size();
 }
 
+void Notifier::Measure(MetricSamples* samples) const {
+  const MutexLock lock(mutex_);
+  absl::Duration oldest;
+  for (const Waiting& one : waiting_) oldest = std::max(oldest, clock_.Monotonic() - one.since);
+  samples->Set(Metric::kNotificationsWaiting, {}, static_cast<double>(waiting_.size()));
+  samples->Set(Metric::kNotificationsOldestWait, {}, absl::ToDoubleSeconds(oldest));
+  samples->Set(Metric::kNotifications, {"sent"}, static_cast<double>(sent_));
+  samples->Set(Metric::kNotifications, {"given_up"}, static_cast<double>(given_up_));
+  samples->Set(Metric::kNotifications, {"not_recorded"}, static_cast<double>(not_recorded_));
+}
+
 void Notifier::OnState(const Operation& operation) {
   const MutexLock lock(mutex_);
   if (IsFinal(operation.state) && operation.ended_at < made_at_) return;
@@ -116,6 +128,7 @@ void Notifier::OnState(const Operation& operation) {
     const std::string key = notification.key;
     if (const absl::Status put = Put(std::move(notification)); !put.ok()) {
       // It is put there again when the controller starts.
+      ++not_recorded_;
       LogError("notify", key, " could not be recorded: ", put.message());
     }
   }
@@ -135,7 +148,7 @@ absl::Status Notifier::Put(Notification notification) {
   }
   Waiting waiting;
   waiting.notification = std::move(notification);
-  waiting.next = clock_.Monotonic();
+  waiting.next = waiting.since = clock_.Monotonic();
   waiting_.push_back(std::move(waiting));
   changed_.NotifyAll();
   return absl::OkStatus();
@@ -189,11 +202,13 @@ void Notifier::Run() {
     const MutexLock lock(mutex_);
     ++attempts;
     if (sent.ok()) {
+      ++sent_;
       Done(notification.key);
       continue;
     }
     // What is wrong may be mended: a token, an address. But not for ever.
     if (attempts >= kMostAttempts) {
+      ++given_up_;
       LogError("notify", notification.key, " is given up after ", attempts, " attempts: ", sent.message());
       Done(notification.key);
       continue;

@@ -16,6 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/adapters/metrics/metric_set.h"
 #include "common/clock.h"
 #include "common/mutex.h"
 #include "common/record_journal.h"
@@ -45,12 +46,16 @@ class Notifier final : public DriverObserver {
   void OnState(const Operation& operation) override;
 
   size_t waiting() const;
+  // As it is now.
+  void Measure(MetricSamples* samples) const;
 
  private:
   struct Waiting {
     Notification notification;
     uint32_t attempts = 0;
     absl::Duration next;
+    // Monotonic: when it was put there, or this program began.
+    absl::Duration since;
   };
 
   Notifier(Options options, Clock& clock, SendFunction send);
@@ -75,6 +80,10 @@ class Notifier final : public DriverObserver {
   // Keys that were put there, oldest first; bounded.
   std::deque<std::string> known_order_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> known_ ABSL_GUARDED_BY(mutex_);
+  // Since the start.
+  uint64_t sent_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t given_up_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t not_recorded_ ABSL_GUARDED_BY(mutex_) = 0;
   std::thread thread_;
 };
 
