@@ -84,7 +84,8 @@ def marked(mark):
 
 class Fleet:
     def __init__(self, environments=None, fleet_extra="", retain=10, wave="100%", on_failure="revert",
-                 verify_deadline="10s", bin_dir=BIN, service_lines="", gates=None, drills=None, agent_options=()):
+                 verify_deadline="10s", bin_dir=BIN, service_lines="", gates=None, drills=None, agent_options=(),
+                 targets="backup: 3m, redeploy: 10m, git: 2m", metrics="127.0.0.1:0"):
         self.environments = environments or {"test": ["test-1", "test-2"], "prod": ["prod-1", "prod-2"]}
         self.hosts = [host for hosts in self.environments.values() for host in hosts]
         self.environment_of = {host: env for env, hosts in self.environments.items() for host in hosts}
@@ -97,6 +98,7 @@ class Fleet:
         self.service_lines = service_lines
         # More words for `rb-agent serve`.
         self.agent_options = agent_options
+        self.targets, self.metrics = targets, metrics
         # Environment -> its gate, as YAML.
         self.gates = gates or {}
         # Environment -> what drills may do there, as YAML.
@@ -152,7 +154,7 @@ class Fleet:
                 f.write(f"  {env}: {{order: {order}{gate}{drills}}}\n")
             hosts = ", ".join(f"{env}: [{', '.join(names)}]" for env, names in self.environments.items())
             f.write(f"services:\n  {SERVICE}:\n    hosts: {{{hosts}}}\n"
-                    f"    targets: {{backup: 3m, redeploy: 10m, git: 2m}}\n"
+                    f"    targets: {{{self.targets}}}\n"
                     f"    wave: {{size: \"{self.wave}\", on_failure: {self.on_failure}}}\n"
                     f"    retain: {{releases: {self.retain}}}\n"
                     f"    verify: {{deadline: {self.verify_deadline}}}\n{self.fleet_extra}")
@@ -250,7 +252,7 @@ class Fleet:
             os.remove(ready)
         self._spawn("controller", ["rb-controller", "serve", "--dir", self.path("controller"), "--fleet",
                                    self.path("fleet.yaml"), "--listen", f"127.0.0.1:{self.controller_port}",
-                                   "--join-listen", f"127.0.0.1:{self.join_port}", "--metrics", "127.0.0.1:0"],
+                                   "--join-listen", f"127.0.0.1:{self.join_port}", "--metrics", self.metrics],
                     {"RB_FAILPOINT": failpoint} if failpoint else None)
         self._wait_ready("controller", ready)
 
