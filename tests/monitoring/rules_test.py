@@ -50,7 +50,9 @@ def main():
     print(f"{len(alerts)} alerts, {len(served)} metrics")
     if len(alerts) < 10 or len(served) < 20:
         problems.append("the files were not understood")
-    return "\n".join(problems)
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
 
 
 sys.exit(main())
