@@ -25,7 +25,9 @@ class Redeploy(unittest.TestCase):
             def write_fleet(self):
                 self.fleet_extra = extra.replace("@RUNS@", self.path("ci"))
                 super().write_fleet()
-        cls.fleet = cls.enterClassContext(WithCi({"prod": HOSTS}, verify_deadline="20s"))
+        # What CI changes must never be taken for a deploy by other means, however soon an agent looks.
+        cls.fleet = cls.enterClassContext(WithCi({"prod": HOSTS}, verify_deadline="20s",
+                                                 agent_options=("--external-settle", "0s")))
         os.mkdir(cls.fleet.path("ci"))
         for tag in ("v1.0.0", "v1.1.0"):
             cls.fleet.deploy("prod", tag)
@@ -54,6 +56,8 @@ class Redeploy(unittest.TestCase):
         wait_for(lambda: self.versions() == ["v1.1.0"] * 4, "every service to be back", 60)
         for host in HOSTS:
             self.assertEqual(self.fleet.contents(host), self.fleet.contents_of("v1.1.0"), host)
+        kinds = {one["kind"] for one in self.fleet.rbctl_json("history", "prod", "--limit", "100")["operations"]}
+        self.assertLessEqual(kinds, {"deploy", "rollback", "undo"})
 
     def test_1_ci_deploys_and_the_agents_see_it(self):
         fleet = self.fleet
@@ -139,13 +143,15 @@ class Redeploy(unittest.TestCase):
         self.mode("deploy")
         plan = fleet.rbctl_json("plan", "prod", "--to", "v1.0.0")
         self.assertEqual({host["method"] for host in plan["hosts"]} & {"redeploy"}, set(), "it is the last of the three")
-        with open(fleet.path("work", "NEWS"), "w", encoding="utf-8") as f:
-            f.write("only in git, and not in any mirror yet\n")
         fleet.git("checkout", "-q", "-B", "next", "v1.1.0")
-        fleet.git("add", "NEWS")
+        for name, text in (("NEWS", "only in git, and not in any mirror yet\n"), ("VERSION", "v1.1.1\n")):
+            with open(fleet.path("work", name), "w", encoding="utf-8") as f:
+                f.write(text)
+            fleet.git("add", name)
         fleet.git("commit", "-q", "-m", "next")
-        commit = fleet.git("rev-parse", "HEAD")
-        fleet.git("push", "-q", "-f", fleet.path("remote.git"), "HEAD:refs/heads/main")
+        fleet.git("tag", "v1.1.1")
+        commit = fleet.commit_of("v1.1.1")
+        fleet.push("v1.1.1")
         plan = fleet.rbctl("plan", "prod", "--to", commit).out
         self.assertIn("neither a usable backup nor the commit in its git mirror", plan)
         fleet.rbctl("rollback", "prod", "--to", commit, "--reason", "x")

@@ -432,12 +432,7 @@ class Daemon {
       return;
     }
     worker.report_waits = true;
-    const std::string open_operation = [&] {
-      const auto found = state_.services.find(name);
-      return found != state_.services.end() && found->second.unattended.has_value()
-                 ? found->second.unattended->operation_id
-                 : std::string();
-    }();
+    const std::string open_operation = OpenOperation(state_, name);
     worker.loop->PostResult(
         [this, name, service = worker.service.get(), external = worker.external.get(), open_operation] {
           service->faults().Tick();

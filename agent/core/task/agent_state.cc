@@ -17,6 +17,13 @@ bool Holds(const ServiceState& service, const std::string& operation_id) {
          !service.unattended->over;
 }
 
+// One that failed leaves the tree to the controller, which says when the operation is over.
+bool EndsRedeploy(const Task& task, const TaskResult& result) {
+  if (std::holds_alternative<PrepareStep>(task.step)) return !result.status.ok();
+  return result.status.ok() &&
+         (std::holds_alternative<KeepStep>(task.step) || std::holds_alternative<RevertStep>(task.step));
+}
+
 TaskResult Refused(const Task& task, const absl::Status& status) {
   TaskResult result;
   result.operation_id = task.operation_id;
@@ -107,6 +114,7 @@ class Decider {
       service.unattended = unattended;
       effects_.emplace_back(ArmPatience{task.service, unattended.policy.patience, unattended.number});
     }
+    if (service.awaits_ci_for == task.operation_id && EndsRedeploy(task, result)) service.awaits_ci_for.clear();
     if (alone) AfterAlone(&service, task, result);
     if (service.next.has_value()) Begin(&service, *std::exchange(service.next, std::nullopt));
   }
@@ -118,6 +126,7 @@ class Decider {
   void operator()(const OperationIsOver& event) {
     for (auto& [name, service] : state_.services) {
       if (Holds(service, event.operation_id)) service.unattended->over = true;
+      if (service.awaits_ci_for == event.operation_id) service.awaits_ci_for.clear();
     }
   }
 
@@ -226,6 +235,9 @@ class Decider {
         service->unattended->operation_id != task.operation_id) {
       service->unattended.reset();
     }
+    if (const auto* prepare = std::get_if<PrepareStep>(&task.step)) {
+      service->awaits_ci_for = prepare->method == Method::kRedeploy ? task.operation_id : "";
+    }
     service->running = task;
     effects_.emplace_back(RunStep{task});
   }
@@ -273,7 +285,10 @@ bool IsJournalled(const AgentState& state, const AgentEvent& event) {
   }
   if (const auto* over = std::get_if<OperationIsOver>(&event)) {
     return std::any_of(state.services.begin(), state.services.end(),
-                       [&](const auto& service) { return Holds(service.second, over->operation_id); });
+                       [&](const auto& service) {
+                         return Holds(service.second, over->operation_id) ||
+                                service.second.awaits_ci_for == over->operation_id;
+                       });
   }
   return std::holds_alternative<ResultStored>(event);
 }
@@ -288,6 +303,12 @@ bool BeginsSomething(const AgentDecision& decision) {
   return std::any_of(decision.effects.begin(), decision.effects.end(), [](const AgentEffect& effect) {
     return std::holds_alternative<RunStep>(effect) || std::holds_alternative<CancelRunning>(effect);
   });
+}
+
+std::string OpenOperation(const AgentState& state, const std::string& service) {
+  const auto found = state.services.find(service);
+  if (found == state.services.end()) return "";
+  return found->second.unattended.has_value() ? found->second.unattended->operation_id : found->second.awaits_ci_for;
 }
 
 AgentDecision Decide(AgentState state, const AgentEvent& event, const std::vector<std::string>& services) {

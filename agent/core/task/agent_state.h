@@ -41,6 +41,9 @@ struct ServiceState {
   // Ended steps, oldest first; bounded. A repeated step is answered from here.
   std::deque<TaskResult> ended;
   std::optional<Unattended> unattended;
+  // Method B: the operation for which CI may be changing the tree, from its preparation until it is kept or reverted
+  // here, or over. Empty if none. What is seen in the tree meanwhile is nobody else's deploy.
+  std::string awaits_ci_for;
 };
 
 struct AgentState {
@@ -109,6 +112,9 @@ bool IsAttended(const AgentState& state, const std::string& service, bool connec
 // True when the event begins something, now or next: that must not happen unless it is in the journal. Where it cannot
 // be written, a step that is known already is still answered as ever.
 bool BeginsSomething(const AgentDecision& decision);
+
+// The operation that is not over on this host: it holds a committed state, or waits for CI. Empty if none.
+std::string OpenOperation(const AgentState& state, const std::string& service);
 
 inline constexpr size_t kResultsKept = 100;
 inline constexpr size_t kMostLooking = 16;

@@ -108,6 +108,12 @@ void StepRunner::Await(const AwaitStep& step, Context* context) {
   RB_FAILPOINT("agent.await.begin");
   probe_context_.expected_commit = step.deployed_commit.empty() ? step.commit : step.deployed_commit;
   probe_context_.expected_version = step.version;
+  // Nobody may have known the commit when this was planned: a tag of it is known here once it was fetched.
+  const auto learn_version = [&] {
+    if (!step.version.empty() || ports_.commits == nullptr) return;
+    const absl::StatusOr<rb::agent::Commit> commit = ports_.commits->Resolve(step.commit);
+    if (commit.ok()) probe_context_.expected_version = commit->version;
+  };
   const absl::Duration begin = ports_.clock->Monotonic();
   absl::Duration next_fetch = begin;
   absl::Duration fetch_wait = kShortestFetch;
@@ -145,6 +151,7 @@ void StepRunner::Await(const AwaitStep& step, Context* context) {
       // Without the commit's files the version probe is what tells.
       const bool cannot_compare = absl::IsNotFound(delta.status());
       if (cannot_compare || (delta.ok() && Differing(*delta) == 0)) {
+        learn_version();
         verifier.emplace(step.verify, now);
       } else {
         differs = !delta.ok()
@@ -272,6 +279,10 @@ void StepRunner::KeepRedeployed(const Task& task, const KeepStep& step, Context*
   request.cause = Cause::kDeploy;
   request.commit = step.redeployed_commit;
   request.version = step.redeployed_version;
+  if (request.version.empty() && ports_.commits != nullptr) {
+    const absl::StatusOr<rb::agent::Commit> commit = ports_.commits->Resolve(request.commit);
+    if (commit.ok()) request.version = commit->version;
+  }
   request.operation_id = task.operation_id;
   request.reason = step.reason;
   absl::StatusOr<Release> kept = ports_.engine->Capture(request);

@@ -70,6 +70,53 @@ TEST(AgentState, AnOlderFencingNumberHasNoEffect) {
   EXPECT_NE(Find<RunStep>(driver.Take(TaskArrived{MakeTask("look", 0, InspectStep())})), nullptr);
 }
 
+// What CI deploys for us would be taken for somebody else's deploy.
+TEST(AgentState, ARedeployIsOpenFromItsPreparationUntilItIsKeptOrReverted) {
+  PrepareStep through_ci;
+  through_ci.method = Method::kRedeploy;
+  Driver driver;
+  const auto open = [&] { return OpenOperation(driver.state, "bot"); };
+  const auto run = [&](const Task& task, TaskResult result) {
+    driver.Take(TaskArrived{task});
+    driver.Take(StepEnded{std::move(result)});
+  };
+  EXPECT_EQ(open(), "");
+  driver.Take(TaskArrived{MakeTask("p1", 1, through_ci)});
+  EXPECT_EQ(open(), "op") << "before anything can change";
+  driver.Take(StepEnded{Done("p1", HostState::kUntouched)});
+  run(MakeTask("a1", 1, AwaitStep()), Done("a1", HostState::kCommitted));
+  EXPECT_EQ(open(), "op");
+  AgentState replayed;
+  for (const AgentEvent& event : driver.journal) replayed = Decide(replayed, event, kServices).state;
+  EXPECT_EQ(OpenOperation(replayed, "bot"), "op") << "an agent that was killed knows it still";
+  TaskResult failed = Done("k0", HostState::kCommitted);
+  failed.status = absl::InternalError("disk");
+  run(MakeTask("k0", 1, KeepStep()), failed);
+  EXPECT_EQ(open(), "op") << "it is not kept yet";
+  run(MakeTask("k1", 1, KeepStep()), Done("k1", HostState::kKept));
+  EXPECT_EQ(open(), "");
+
+  run(MakeTask("p2", 2, through_ci), Done("p2", HostState::kUntouched));
+  EXPECT_EQ(open(), "op");
+  run(MakeTask("r2", 2, RevertStep()), Done("r2", HostState::kReverted));
+  EXPECT_EQ(open(), "");
+
+  // It was given up before CI was asked, or needs attention: the controller says that it is over.
+  run(MakeTask("p3", 3, through_ci), Done("p3", HostState::kUntouched));
+  driver.Take(OperationIsOver{"another"});
+  EXPECT_EQ(open(), "op");
+  driver.Take(OperationIsOver{"op"});
+  EXPECT_EQ(open(), "");
+  EXPECT_TRUE(std::holds_alternative<OperationIsOver>(driver.journal.back()));
+
+  TaskResult refused = Done("p4", HostState::kUntouched);
+  refused.status = absl::FailedPreconditionError("no");
+  run(MakeTask("p4", 4, through_ci), refused);
+  EXPECT_EQ(open(), "");
+  run(MakeTask("p5", 5, PrepareStep()), Done("p5", HostState::kPrepared));
+  EXPECT_EQ(open(), "") << "its own transaction says so";
+}
+
 TEST(AgentState, ARepeatedStepIsAnsweredFromTheRecordAndRunOnce) {
   Driver driver;
   const Task task = MakeTask("s", 1, PrepareStep());
