@@ -43,6 +43,8 @@ install(FILES ${PROJECT_SOURCE_DIR}/deploy/systemd/rb-controller.tmpfiles DESTIN
   RENAME rb-controller.conf COMPONENT rb-controller)
 install(FILES ${PROJECT_SOURCE_DIR}/deploy/examples/agent.yaml.example DESTINATION etc/rb COMPONENT rb-agent)
 install(FILES ${PROJECT_SOURCE_DIR}/deploy/examples/fleet.yaml.example DESTINATION etc/rb COMPONENT rb-controller)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/deploy/prometheus ${PROJECT_SOURCE_DIR}/deploy/grafana
+  DESTINATION usr/share/doc/rb-controller COMPONENT rb-controller)
 install(PROGRAMS ${PROJECT_SOURCE_DIR}/deploy/hooks/postgresql DESTINATION usr/share/doc/rb-agent/hooks
   COMPONENT rb-agent)
 install(CODE "

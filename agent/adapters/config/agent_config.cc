@@ -296,7 +296,7 @@ class Checker {
     if (drills.host_power_cut().command_size() > 0 && !absl::StartsWith(drills.host_power_cut().command(0), "/")) {
       Add(path + ".host_power_cut.command", "wants a program by its absolute path");
     }
-    if (drills.has_longest() && (drills.longest().seconds() < 1 || drills.longest().seconds() > 4 * 3600)) {
+    if (drills.has_longest() && (drills.longest().seconds() < 1 || drills.longest().seconds() > int64_t{4} * 3600)) {
       Add(path + ".longest", "wants 1s to 4h");
     }
   }
