@@ -10,6 +10,8 @@ namespace rb::controller {
 namespace {
 
 constexpr int kBusyTimeoutMs = 5000;
+// Of each schedule.
+constexpr int kRunsKept = 500;
 
 constexpr char kSchema[] = R"sql(
   PRAGMA journal_mode = WAL;
@@ -177,13 +179,17 @@ absl::StatusOr<std::vector<std::string>> DrillStore::Unfinished() {
 
 absl::Status DrillStore::BeginRun(const ScheduleRun& run) {
   Statement statement(database_, "INSERT INTO schedule_runs VALUES (?, ?, ?, ?, ?)");
-  return statement.Text(run.schedule)
-      .Number(absl::ToUnixMicros(run.due_at))
-      .Number(absl::ToUnixMicros(run.began_at))
-      .Text(run.outcome)
-      .Text(run.message)
-      .Step()
-      .status();
+  RB_RETURN_IF_ERROR(statement.Text(run.schedule)
+                         .Number(absl::ToUnixMicros(run.due_at))
+                         .Number(absl::ToUnixMicros(run.began_at))
+                         .Text(run.outcome)
+                         .Text(run.message)
+                         .Step()
+                         .status());
+  Statement thin_out(database_,
+                     "DELETE FROM schedule_runs WHERE schedule = ?1 AND due_us < (SELECT due_us FROM schedule_runs "
+                     "WHERE schedule = ?1 ORDER BY due_us DESC LIMIT 1 OFFSET ?2)");
+  return thin_out.Text(run.schedule).Number(kRunsKept).Step().status();
 }
 
 absl::Status DrillStore::EndRun(const ScheduleRun& run) {

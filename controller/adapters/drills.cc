@@ -32,8 +32,12 @@ std::string KeyOf(const std::string& drill_id, DrillRole role) {
   return absl::StrCat(drill_id, "/", static_cast<int>(role));
 }
 
+// Of the drill in the environment that follows.
+std::string KeyOfNext(const std::string& drill_id) { return absl::StrCat(drill_id, "/then"); }
+
 bool IsAbout(const OperationSpec& spec, const DrillSpec& drill) {
-  if (spec.service != drill.service) return false;
+  // Not named: the only one of the environment, or it is refused.
+  if (!spec.service.empty() && spec.service != drill.service) return false;
   const std::vector<std::string> environments = EnvironmentsOf(spec);
   return std::find(environments.begin(), environments.end(), drill.environment) != environments.end();
 }
@@ -42,18 +46,22 @@ bool WaitsForPerson(const Drill& drill) {
   return drill.spec.by_hand && (drill.state == DrillState::kDetecting || drill.state == DrillState::kRecovering);
 }
 
-std::string FirstFailure(const v1::ServiceReport& report, std::string* kind) {
-  // What looks at the broken thing itself says more than that the service does not answer.
+// The failure that says most; null when none does yet.
+const v1::ProbeResult* TellingFailure(const v1::ServiceReport& report) {
+  const auto weight = [](const v1::ProbeResult& probe) {
+    if (probe.passed() || probe.external() || probe.waiting()) return 0;
+    if (LooksInside(probe.kind())) return 3;
+    return probe.kind() == "unit" || probe.kind() == "recovery" ? 2 : 1;
+  };
   const v1::ProbeResult* first = nullptr;
   for (const v1::ProbeResult& probe : report.probes()) {
-    if (probe.passed()) continue;
-    const bool looks_inside = probe.kind() == "sqlite" || probe.kind() == "log" || probe.kind() == "journal";
-    if (first == nullptr || looks_inside) first = &probe;
-    if (looks_inside) break;
+    if (weight(probe) > (first == nullptr ? 0 : weight(*first))) first = &probe;
   }
-  if (first == nullptr) return "";
-  if (kind != nullptr) *kind = first->kind();
-  return absl::StrCat(first->name(), ": ", first->observed());
+  return first;
+}
+
+std::string TextOf(const v1::ProbeResult* probe) {
+  return probe == nullptr ? "" : absl::StrCat(probe->name(), ": ", probe->observed());
 }
 
 }  // namespace
@@ -253,7 +261,7 @@ Drills::Started Drills::Start(const DrillSpec& spec, const std::string& by, cons
       candidate.verdict = driver_.agents().LastVerdict(host, name);
       const v1::ServiceReport* report = driver_.agents().ReportOf(host, name);
       if (report == nullptr) continue;
-      candidate.failing = FirstFailure(*report, nullptr);
+      candidate.failing = TextOf(TellingFailure(*report));
       for (const int kind : report->allowed_faults()) {
         if (kind >= v1::FAULT_KIND_BAD_CODE && kind <= v1::FAULT_KIND_DISK_FULL) {
           candidate.allowed.push_back(static_cast<FaultKind>(kind - 1));
@@ -446,13 +454,13 @@ void Drills::OnReport(const std::string& agent, const v1::ServiceReport& report)
     for (const DrillHost& one : drill.hosts) {
       if (one.host == agent) host = &one;
     }
+    const v1::ProbeResult* const failure = TellingFailure(report);
     const bool is_watching = drill.state == DrillState::kInjecting || drill.state == DrillState::kDetecting;
     if (host == nullptr || !host->has_fault) {
       if (healthy) {
         running.healthy.insert(agent);
       } else if (is_watching && running.healthy.count(agent) != 0) {
-        Take(id,
-             IncidentSeen{absl::StrCat(agent, ", which has no fault, is unhealthy: ", FirstFailure(report, nullptr))})
+        Take(id, IncidentSeen{absl::StrCat(agent, ", which has no fault, is unhealthy: ", TextOf(failure))})
             .IgnoreError();
       }
       continue;
@@ -469,11 +477,12 @@ void Drills::OnReport(const std::string& agent, const v1::ServiceReport& report)
       continue;
     }
     if (!is_watching || !host->injected || host->detected_after.has_value()) continue;
-    if (healthy && !host->suspect_since.has_value()) continue;
+    if (healthy ? !host->suspect_since.has_value() : failure == nullptr) continue;
     HostSeen seen;
     seen.host = agent;
     seen.healthy = healthy;
-    seen.probe = FirstFailure(report, &seen.probe_kind);
+    seen.probe_kind = healthy ? "" : failure->kind();
+    seen.probe = TextOf(failure);
     Take(id, std::move(seen)).IgnoreError();
   }
 }
@@ -520,10 +529,23 @@ void Drills::Ended(const Drill& drill) {
   next.environment = drill.spec.then.front();
   next.then.erase(next.then.begin());
   next.hosts.clear();
-  const Started started = Start(next, drill.requested_by, absl::StrCat(drill.id, "/then"), drill.id);
+  const Started started = Start(next, drill.requested_by, KeyOfNext(drill.id), drill.id);
   if (started.status.ok() && !started.refusal.refused()) return;
-  LogWarning("controller", drill.id, " does not go on in ", next.environment, ": ",
-             started.status.ok() ? started.refusal.message : std::string(started.status.message()));
+  const std::string why = started.status.ok() ? started.refusal.message : std::string(started.status.message());
+  LogWarning("controller", drill.id, " does not go on in ", next.environment, ": ", why);
+  // Their ids sort by time.
+  stuck_[drill.id] = why;
+  if (stuck_.size() > kMostRunning) stuck_.erase(stuck_.begin());
+}
+
+std::string Drills::NextOf(const std::string& id, std::string* why) {
+  const absl::StatusOr<std::string> next = store_.DrillOfKey(KeyOfNext(id));
+  if (next.ok() && !next->empty()) return *next;
+  const auto stuck = stuck_.find(id);
+  *why = !next.ok()              ? std::string(next.status().message())
+         : stuck != stuck_.end() ? stuck->second
+                                 : "the controller was ended at that moment";
+  return "";
 }
 
 }  // namespace rb::controller

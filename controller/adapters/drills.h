@@ -48,6 +48,9 @@ class Drills final : public DriverObserver {
   // As they are now.
   void Measure(MetricSamples* samples) const;
 
+  // The drill that a passed one has begun in the environment after it; empty, and `why` not.
+  std::string NextOf(const std::string& id, std::string* why);
+
   // DriverObserver
   void OnOperation(const Operation& operation, bool is_new) override;
   void OnAgentConnected(const std::string& agent) override;
@@ -87,6 +90,8 @@ class Drills final : public DriverObserver {
   Clock& clock_;
   std::map<std::string, std::unique_ptr<Running>> running_;
   EndedDrills ended_{fleet_};
+  // Passed drills that could not go on in their next environment, and why; the newest.
+  std::map<std::string, std::string> stuck_;
 };
 
 }  // namespace rb::controller

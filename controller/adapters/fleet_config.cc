@@ -168,7 +168,11 @@ class Reader {
     ScheduleEntry entry;
     entry.name = name;
     entry.kind = config.kind();
-    if (entry.kind != "backup" && entry.kind != "proof" && entry.kind != "drill") {
+    if (entry.kind == "prune") {
+      Complain(path + ".kind",
+               "'prune' needs no schedule: each agent removes what services.*.retain does not keep after every new "
+               "release");
+    } else if (entry.kind != "backup" && entry.kind != "proof" && entry.kind != "drill") {
       Complain(path + ".kind", absl::StrCat("'", entry.kind, "' is not one of: backup, proof, drill"));
     }
     entry.cron = config.cron();

@@ -14,6 +14,8 @@ namespace {
 
 // The wall clock may jump, so it is looked at rather than waited for.
 constexpr absl::Duration kLookEvery = absl::Seconds(1);
+// Agents find a controller that has just started within that; a run that is due waits for those of its hosts.
+constexpr absl::Duration kAgentsComeBack = absl::Minutes(1);
 constexpr char kRunning[] = "running";
 constexpr char kRegistered[] = "registered";
 
@@ -41,19 +43,23 @@ absl::Status Schedules::Resume() {
       RB_RETURN_IF_ERROR(store_.BeginRun(one.last));
     } else if (one.last.outcome == kRunning) {
       // Its keys find what it had begun: nothing begins twice.
-      loop_.PostResult([this, name = name] { Execute(name); });
+      one.resumes = true;
     }
   }
+  began_ = clock_.Monotonic();
   if (!entries_.empty()) loop_.PostResult([this] { Look(); });
   return absl::OkStatus();
 }
 
 void Schedules::Look() {
   for (auto& [name, one] : entries_) {
-    if (one.last.outcome == kRunning) {
-      SeeEnds(&one);
-    } else {
+    if (one.last.outcome != kRunning) {
       BeginDue(&one);
+    } else if (!one.resumes) {
+      SeeEnds(&one);
+    } else if (HostsAreKnown(one)) {
+      one.resumes = false;
+      Execute(name);
     }
   }
   loop_.PostAt(clock_.Monotonic() + kLookEvery, [this] { Look(); });
@@ -61,7 +67,7 @@ void Schedules::Look() {
 
 void Schedules::BeginDue(Entry* one) {
   const ScheduleDecision decision = DecideSchedule(one->entry, one->cron, one->last.due_at, clock_.Now());
-  if (!decision.due.has_value()) return;
+  if (!decision.due.has_value() || !HostsAreKnown(*one)) return;
   ScheduleRun run;
   run.schedule = one->entry.name;
   run.due_at = *decision.due;
@@ -85,6 +91,21 @@ void Schedules::BeginDue(Entry* one) {
   } else {
     LogWarning("controller", "schedule ", one->entry.name, ": missed, and not made up");
   }
+}
+
+bool Schedules::HostsAreKnown(const Entry& one) const {
+  if (clock_.Monotonic() - began_ > kAgentsComeBack) return true;
+  for (const auto& [name, service] : fleet_.services) {
+    if (!one.entry.service.empty() && one.entry.service != name) continue;
+    for (const std::string& environment : one.entry.environments) {
+      const auto hosts = service.hosts.find(environment);
+      if (hosts == service.hosts.end()) continue;
+      for (const std::string& host : hosts->second) {
+        if (!driver_.agents().IsConnected(host) || driver_.agents().ReportOf(host, name) == nullptr) return false;
+      }
+    }
+  }
+  return true;
 }
 
 void Schedules::Execute(const std::string& name) {
@@ -113,27 +134,25 @@ void Schedules::Execute(const std::string& name) {
     }
     return;
   }
-  for (const std::string& environment : one.entry.environments) {
+  for (size_t i = 0; i < one.entry.environments.size(); ++i) {
     OperationSpec spec;
     // A proof is a backup of what runs now, which is really restored before it ends: an unchanged tree gives the
     // release that there is, proved anew.
     spec.kind = OperationKind::kBackup;
-    spec.environment = environment;
+    spec.environment = one.entry.environments[i];
     spec.service = one.entry.service;
     spec.reason = absl::StrCat(by, " (", one.entry.kind, ")");
     spec.wait_for_lock = absl::Minutes(30);
     ++one.waiting;
-    driver_.Start(spec, by, absl::StrCat(key, "/", one.operations.size() + one.waiting), nullptr,
-                  [this, name](const Driver::Started& started) {
-                    Entry& begun = entries_.at(name);
-                    --begun.waiting;
-                    if (started.status.ok() && !started.refusal.refused()) {
-                      begun.operations.push_back(started.operation.id());
-                      return;
-                    }
-                    End(&begun, "refused",
-                        started.status.ok() ? started.refusal.message : std::string(started.status.message()));
-                  });
+    driver_.Start(spec, by, absl::StrCat(key, "/", i + 1), nullptr, [this, name](const Driver::Started& started) {
+      Entry& begun = entries_.at(name);
+      --begun.waiting;
+      if (started.status.ok() && !started.refusal.refused()) {
+        begun.operations.push_back(started.operation.id());
+        return;
+      }
+      End(&begun, "refused", started.status.ok() ? started.refusal.message : std::string(started.status.message()));
+    });
   }
 }
 
@@ -143,6 +162,17 @@ void Schedules::SeeEnds(Entry* one) {
     const absl::StatusOr<v1::GetDrillResponse> got = drills_.Get(one->drill, UINT64_MAX);
     if (!got.ok() || !got->drill().has_ended_at()) return;
     const bool passed = got->drill().state() == v1::DRILL_STATE_PASSED;
+    if (passed && !got->drill().spec().then().empty()) {
+      // One after the other: the run is over with the last environment.
+      std::string why;
+      const std::string next = drills_.NextOf(one->drill, &why);
+      if (next.empty()) {
+        End(one, "failed",
+            absl::StrCat(one->drill, " passed; it did not go on in ", got->drill().spec().then(0), ": ", why));
+      }
+      one->drill = next;
+      return;
+    }
     End(one, passed ? "done" : "failed", absl::StrCat(one->drill, ": ", got->drill().summary()));
     return;
   }

@@ -40,6 +40,8 @@ class Schedules {
     std::vector<std::string> operations;
     std::string drill;
     size_t waiting = 0;
+    // Its run was under way when an earlier controller ended, and is to be taken up again.
+    bool resumes = false;
     std::string problem;
     // Since the start: runs that did not begin when they were due.
     uint64_t missed = 0;
@@ -48,6 +50,8 @@ class Schedules {
   void Look();
   void BeginDue(Entry* one);
   void Execute(const std::string& name);
+  // Whether it is known how its hosts are, or has been waited for that for long enough.
+  bool HostsAreKnown(const Entry& one) const;
   void SeeEnds(Entry* one);
   void End(Entry* one, const std::string& outcome, const std::string& message);
   bool IsOverdue(const Entry& one) const;
@@ -59,6 +63,7 @@ class Schedules {
   EventLoop& loop_;
   Clock& clock_;
   std::map<std::string, Entry> entries_;
+  absl::Duration began_;
 };
 
 }  // namespace rb::controller

@@ -17,12 +17,14 @@ constexpr absl::Duration kRefusedRetry = absl::Seconds(1);
 // Two looks that are closer to each other than this are one.
 constexpr absl::Duration kConfirmAfter = absl::Milliseconds(300);
 
-// What these say counts at once. Others also fail while a service that is well is just starting.
-bool LooksAtWhatIsBroken(absl::string_view probe_kind) {
-  return probe_kind == "sqlite" || probe_kind == "log" || probe_kind == "journal";
-}
-
 bool ServiceIsMeantToRun(FaultKind kind) { return kind == FaultKind::kBadDatabase || kind == FaultKind::kDiskFull; }
+
+// Whether a failing probe has noticed the fault. While the service may still be starting, most probes fail also when
+// all is well; those that look at the broken thing itself, and a process that has ended, tell at once.
+bool Notices(FaultKind fault, absl::string_view probe_kind, bool may_be_starting) {
+  if (!may_be_starting || LooksInside(probe_kind)) return true;
+  return !ServiceIsMeantToRun(fault) && (probe_kind == "unit" || probe_kind == "recovery");
+}
 
 class Decider {
  public:
@@ -314,9 +316,8 @@ class Decider {
       host->suspect_since.reset();
       return;
     }
-    const bool too_early = ServiceIsMeantToRun(drill_().spec.fault) && !LooksAtWhatIsBroken(event.probe_kind) &&
-                           now_ - host->injected_at < drill_().policy.start;
-    if (too_early) return;
+    const bool may_be_starting = now_ - host->injected_at < drill_().policy.start;
+    if (!Notices(drill_().spec.fault, event.probe_kind, may_be_starting)) return;
     if (!host->suspect_since.has_value()) {
       host->suspect_since = now_;
       host->suspect_probe = event.probe;
@@ -504,6 +505,10 @@ bool ParseFaultKind(absl::string_view text, FaultKind* kind) {
     return true;
   }
   return false;
+}
+
+bool LooksInside(absl::string_view probe_kind) {
+  return probe_kind == "sqlite" || probe_kind == "log" || probe_kind == "journal";
 }
 
 bool StrikesDuringRecovery(FaultKind kind) {

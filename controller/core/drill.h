@@ -37,6 +37,8 @@ absl::string_view NameOf(FaultKind kind);
 bool ParseFaultKind(absl::string_view text, FaultKind* kind);
 // It strikes in the middle of the recovery, instead of being what is recovered from.
 bool StrikesDuringRecovery(FaultKind kind);
+// A probe of this kind looks at what is broken itself, instead of at what the service says of itself.
+bool LooksInside(absl::string_view probe_kind);
 
 enum class DrillState {
   kPlanned,

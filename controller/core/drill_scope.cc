@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/clock.h"
+#include "common/failpoint.h"
 #include "controller/core/drill.h"
 
 namespace rb::controller {
@@ -27,7 +28,8 @@ const Environment* Find(const Fleet& fleet, const std::string& name) {
 // Whether the fleet file lets the fault into the environment.
 Refusal CheckEnvironment(const Fleet& fleet, const Environment& environment, FaultKind fault) {
   const std::string path = absl::StrCat("environments.", environment.name);
-  if (environment.name == fleet.environments.back().name && !environment.allow_drills) {
+  if (environment.name == fleet.environments.back().name && !environment.allow_drills &&
+      !RB_PLANTED_BUG("drill-not-allowed")) {
     return Refuse(Refusal::Code::kGate,
                   absl::StrCat("drills are not allowed in ", environment.name,
                                ". Nothing was changed. Whoever keeps the "

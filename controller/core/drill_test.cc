@@ -59,10 +59,10 @@ class DrillTest : public testing::Test {
       Take(FaultAnswered{host, false, true, "", Report(FaultReport::State::kIn)});
     }
   }
-  void See(const std::string& host, bool healthy, const std::string& kind = "http") {
+  void See(const std::string& host, bool healthy, const std::string& kind = "unit") {
     Take(HostSeen{host, healthy, kind, kind + ": broken"});
   }
-  void Notice(const std::string& kind = "http") {
+  void Notice(const std::string& kind = "unit") {
     for (int look = 0; look < 2; ++look) {
       now_ += absl::Seconds(1);
       See("test-1", false, kind);
@@ -148,6 +148,17 @@ TEST_F(DrillTest, AServiceThatJustStartsIsNotTheFaultNoticed) {
   Notice("sqlite");
   EXPECT_EQ(drill_.state, DrillState::kRecovering);
   EXPECT_EQ(drill_.hosts[0].detected_by, "sqlite: broken");
+}
+
+TEST_F(DrillTest, AServiceThatDoesNotAnswerYetIsNotBrokenCodeNoticed) {
+  Accept(FaultKind::kBadCode);
+  Operation(DrillRole::kSafety, "op-1");
+  Inject();
+  Notice("http");
+  EXPECT_EQ(drill_.state, DrillState::kDetecting) << "any service that starts does not answer at first";
+  now_ += drill_.policy.start;
+  Notice("http");
+  EXPECT_EQ(drill_.state, DrillState::kRecovering) << "it has had its time";
 }
 
 TEST_F(DrillTest, OneFailedLookIsNoDetection) {

@@ -246,16 +246,29 @@ void AddDrills(CLI::App& app, Command& command) {
                          : Failed(asked, approved.status(), true, terminal);
   });
 
+  const auto list_schedules = [](const Command& asked, FleetClient& client, const Terminal& terminal,
+                                 bool only_drills) {
+    const absl::StatusOr<v1::ListSchedulesResponse> got =
+        CallArea<v1::DrillService>(client, &v1::DrillService::Stub::ListSchedules, v1::ListSchedulesRequest());
+    if (!got.ok()) return Failed(asked, got.status(), false, terminal);
+    v1::ListSchedulesResponse shown;
+    for (const v1::Schedule& one : got->schedules()) {
+      if (!only_drills || one.kind() == "drill") *shown.add_schedules() = one;
+    }
+    terminal.out(asked.json ? JsonSchedules(shown) : RenderSchedules(shown));
+    return static_cast<int>(kDone);
+  };
+  CLI::App* drill_schedules = drill->add_subcommand("schedule", "Drills that the controller runs by itself, and when");
+  drill_schedules->footer("They are written in the controller's fleet file.\nExample:\n  rbctl drill schedule");
+  On(drill_schedules, command, [list_schedules](const Command& asked, FleetClient& client, const Terminal& terminal) {
+    return list_schedules(asked, client, terminal, true);
+  });
   CLI::App* schedule = app.add_subcommand("schedule", "What the controller does by itself, and when");
   schedule->require_subcommand(1);
   CLI::App* schedules = schedule->add_subcommand("list", "Each schedule: next, last, overdue");
   schedules->footer("Example:\n  rbctl schedule list");
-  On(schedules, command, [](const Command& asked, FleetClient& client, const Terminal& terminal) {
-    const absl::StatusOr<v1::ListSchedulesResponse> got =
-        CallArea<v1::DrillService>(client, &v1::DrillService::Stub::ListSchedules, v1::ListSchedulesRequest());
-    if (!got.ok()) return Failed(asked, got.status(), false, terminal);
-    terminal.out(asked.json ? JsonSchedules(*got) : RenderSchedules(*got));
-    return static_cast<int>(kDone);
+  On(schedules, command, [list_schedules](const Command& asked, FleetClient& client, const Terminal& terminal) {
+    return list_schedules(asked, client, terminal, false);
   });
 }
 

@@ -6,7 +6,10 @@
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/text.h"
+#include "rb/v1/drill_service.grpc.pb.h"
+#include "rbctl/client/area_call.h"
 #include "rbctl/client/failure.h"
+#include "rbctl/render/drill.h"
 #include "rbctl/render/json.h"
 #include "rbctl/render/redraw.h"
 #include "rbctl/render/words.h"
@@ -27,8 +30,10 @@ class Runner {
         return Plan();
       case Verb::kStatus: {
         const auto response = client_.Status(command_.environment, command_.service);
-        return response.ok() ? Print(RenderStatus(*response, terminal_.style), JsonStatus(*response))
-                             : Failed(response.status(), false);
+        if (!response.ok()) return Failed(response.status(), false);
+        const v1::ListSchedulesResponse schedules = Schedules();
+        return Print(RenderStatus(*response, terminal_.style) + RenderOverdue(schedules),
+                     JsonStatus(*response, &schedules));
       }
       case Verb::kHistory: {
         const auto response = client_.List(command_.environment, command_.service, command_.limit);
@@ -83,6 +88,23 @@ class Runner {
   }
 
  private:
+  // Those that are about the environment and service that were asked for. None when they are not to be had: what runs
+  // is more important to say.
+  v1::ListSchedulesResponse Schedules() {
+    const auto got =
+        CallArea<v1::DrillService>(client_, &v1::DrillService::Stub::ListSchedules, v1::ListSchedulesRequest());
+    v1::ListSchedulesResponse asked;
+    if (!got.ok()) return asked;
+    for (const v1::Schedule& one : got->schedules()) {
+      const auto& environments = one.environments();
+      const bool in_environment = command_.environment.empty() || std::find(environments.begin(), environments.end(),
+                                                                            command_.environment) != environments.end();
+      const bool of_service = command_.service.empty() || one.service().empty() || one.service() == command_.service;
+      if (in_environment && of_service) *asked.add_schedules() = one;
+    }
+    return asked;
+  }
+
   absl::StatusOr<v1::Operation> AskToStart() {
     if (terminal_.on_asking) terminal_.on_asking(true);
     absl::StatusOr<v1::Operation> operation = client_.Start(command_.spec);

@@ -246,7 +246,6 @@ std::string RenderDrill(const v1::GetDrillResponse& response) {
 std::string RenderSchedules(const v1::ListSchedulesResponse& response) {
   if (response.schedules().empty()) return "Nothing is scheduled. See schedules: in the controller's fleet file.\n";
   std::vector<std::vector<std::string>> rows = {{"SCHEDULE", "KIND", "CRON", "WHERE", "NEXT", "LAST", "OUTCOME"}};
-  std::string overdue;
   for (const v1::Schedule& one : response.schedules()) {
     std::string where;
     for (const std::string& environment : one.environments()) {
@@ -256,13 +255,19 @@ std::string RenderSchedules(const v1::ListSchedulesResponse& response) {
                     one.has_next_at() ? TimeOf(one.next_at()) : "never",
                     one.has_last_began_at() ? TimeOf(one.last_began_at()) : "never",
                     absl::StrCat(Printable(one.last_outcome()), one.overdue() ? " OVERDUE" : "")});
-    if (one.overdue()) {
-      absl::StrAppend(&overdue, Printable(one.name()),
-                      ": OVERDUE: ", one.last_outcome().empty() ? "has not begun" : Printable(one.last_outcome()), " ",
-                      Printable(one.last_message()), "\n");
-    }
   }
-  return Table(rows) + overdue;
+  return Table(rows) + RenderOverdue(response);
+}
+
+std::string RenderOverdue(const v1::ListSchedulesResponse& response) {
+  std::string overdue;
+  for (const v1::Schedule& one : response.schedules()) {
+    if (!one.overdue()) continue;
+    absl::StrAppend(&overdue, "schedule ", Printable(one.name()),
+                    ": OVERDUE: ", one.last_outcome().empty() ? "has not begun" : Printable(one.last_outcome()),
+                    one.last_message().empty() ? "" : ": ", Printable(one.last_message()), "\n");
+  }
+  return overdue;
 }
 
 std::string JsonDrills(const v1::ListDrillsResponse& response) {

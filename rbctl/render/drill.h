@@ -18,6 +18,8 @@ std::string RenderDrill(const v1::GetDrillResponse& response);
 std::string RenderDrillEvent(const v1::DrillEvent& event);
 std::string RenderDrillEnd(const v1::Drill& drill);
 std::string RenderSchedules(const v1::ListSchedulesResponse& response);
+// A line for each that is overdue; empty when none is.
+std::string RenderOverdue(const v1::ListSchedulesResponse& response);
 
 std::string JsonDrills(const v1::ListDrillsResponse& response);
 std::string JsonDrill(const v1::GetDrillResponse& response, int exit_code);

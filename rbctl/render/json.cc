@@ -206,7 +206,7 @@ Json OperationJson(const v1::Operation& operation) {
 
 }  // namespace
 
-std::string JsonStatus(const v1::GetStatusResponse& response) {
+std::string JsonStatus(const v1::GetStatusResponse& response, const v1::ListSchedulesResponse* schedules) {
   Json hosts = Json::array();
   for (const v1::HostStatus& host : response.hosts()) {
     const v1::ServiceReport& report = host.report();
@@ -230,7 +230,14 @@ std::string JsonStatus(const v1::GetStatusResponse& response) {
                      {"operation", busy ? Json(host.operation_id()) : Json(nullptr)},
                      {"operation_state", busy ? Json(Word(host.operation_state())) : Json(nullptr)}});
   }
-  return Dump({{"hosts", hosts}});
+  Json status = {{"hosts", hosts}};
+  if (schedules != nullptr) {
+    status["overdue"] = Json::array();
+    for (const v1::Schedule& one : schedules->schedules()) {
+      if (one.overdue()) status["overdue"].push_back(one.name());
+    }
+  }
+  return Dump(status);
 }
 
 std::string JsonHistory(const v1::ListOperationsResponse& response) {

@@ -5,11 +5,13 @@
 
 #include <string>
 
+#include "rb/v1/drill_service.pb.h"
 #include "rb/v1/fleet_service.pb.h"
 
 namespace rb::cli {
 
-std::string JsonStatus(const v1::GetStatusResponse& response);
+// Null: without what is overdue.
+std::string JsonStatus(const v1::GetStatusResponse& response, const v1::ListSchedulesResponse* schedules = nullptr);
 std::string JsonHistory(const v1::ListOperationsResponse& response);
 std::string JsonPlan(const v1::Plan& plan);
 std::string JsonOperation(const v1::Operation& operation, int exit_code);

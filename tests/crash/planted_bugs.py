@@ -26,6 +26,7 @@ BUGS = [
     ("restore-not-marked", "database_kill_test", "*", {"RB_KILL_STEP": "7"}, "with another database"),
     ("undo-recorded-late", "fault_keeper_test", "*TheUndoIsOnRecord*", {}, "Failure"),
     ("fault-never-ends", "fault_keeper_test", "*EndsAlone*", {}, "Failure"),
+    ("drill-not-allowed", "controller_drill_test", "ResolveDrillTest*", {}, "drills are not allowed in prod"),
     ("sidecars-left", "engine_test", "*DatabaseJournals*", {}, "another database"),
 ]
 

@@ -66,9 +66,12 @@ class Drills(unittest.TestCase):
     def shown(self, drill):
         return self.fleet.rbctl_json("drill", "show", drill)
 
-    def wait_for_state(self, drill, *states, seconds=60):
-        return wait_for(lambda: (shown := self.shown(drill))["state"] in states and shown, f"{drill} to be {states}",
-                        seconds)
+    def wait_for_state(self, drill, *states, seconds=20):
+        try:
+            return wait_for(lambda: (shown := self.shown(drill))["state"] in states and shown,
+                            f"{drill} to be {states}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{json.dumps(self.shown(drill), indent=1)}") from None
 
     def assert_measured(self, run):
         self.assertEqual(run["state"], "passed", json.dumps(run, indent=1))

@@ -448,7 +448,9 @@ class Daemon {
           if (!current.ok()) current = service->engine().GetCurrent();
           bool look_again = false;
           if (current.ok()) {
-            look_again = external->Look(*service, !open_operation.empty(), &*current);
+            // What a drill has broken is not what somebody deployed.
+            const bool is_busy = !open_operation.empty() || IsOpen(service->faults().record());
+            look_again = external->Look(*service, is_busy, &*current);
             report->set_current_release(current->release_name);
             report->set_current_commit(current->commit);
             report->set_current_version(current->version);

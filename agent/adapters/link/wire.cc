@@ -203,6 +203,7 @@ v1::ProbeResult ToWire(const ProbeResult& probe) {
   wire.set_expected(Truncate(Printable(probe.expected), kLongestText));
   *wire.mutable_took() = ToProto(probe.took);
   wire.set_external(probe.external);
+  wire.set_waiting(probe.is_waiting);
   return wire;
 }
 
@@ -414,6 +415,7 @@ TaskResult FromWire(const v1::TaskResult& wire) {
     read.expected = probe.expected();
     read.took = FromProto(probe.took());
     read.external = probe.external();
+    read.is_waiting = probe.waiting();
     result.probes.push_back(std::move(read));
   }
   result.problems.assign(wire.problems().begin(), wire.problems().end());

@@ -87,6 +87,7 @@ class LineJudge {
       result->passed = false;
       // What is still to be read may hold it.
       result->may_recover = !read_all || waited < within;
+      result->is_waiting = waited < within;
       result->observed = absl::StrCat(
           "no such line yet",
           waited < absl::Hours(24 * 365)

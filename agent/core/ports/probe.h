@@ -16,6 +16,8 @@ struct ProbeResult {
   // Passing or failing may still change without anything being wrong: keep asking until the deadline. False when it can
   // only stay failed (a forbidden log line was seen): the verdict is final at once.
   bool may_recover = true;
+  // The service was started so recently that not passing says nothing yet.
+  bool is_waiting = false;
   std::string observed;
   std::string expected;
   absl::Duration took;
