@@ -369,7 +369,16 @@ absl::Status Driver::TakeLocks(const OperationSpec& spec, const std::string& id,
 }
 
 void Driver::ArmDeadline(Running* running, const StartStep& step) {
-  running->deadlines.emplace(clock_.Monotonic() + step.delay + step.deadline, std::make_pair(step.host, step.step_id));
+  running->deadlines.emplace(clock_.Monotonic() + step.delay + step.deadline,
+                             Running::Overdue{step.host, step.step_id, std::nullopt});
+  if (!agents_.IsConnected(step.host)) ArmLostDeadline(running, step);
+  ArmNextDeadline(running);
+}
+
+void Driver::ArmLostDeadline(Running* running, const StartStep& step) {
+  if (step.lost_deadline == absl::ZeroDuration()) return;
+  running->deadlines.emplace(clock_.Monotonic() + step.delay + step.lost_deadline,
+                             Running::Overdue{step.host, step.step_id, agents_.Connection(step.host)});
   ArmNextDeadline(running);
 }
 
@@ -387,18 +396,19 @@ void Driver::LookAtDeadlines(const std::string& id) {
   running->armed = absl::InfiniteDuration();
   const absl::Duration now = clock_.Monotonic();
   while (!running->deadlines.empty() && running->deadlines.begin()->first <= now) {
-    const auto [host, step_id] = running->deadlines.begin()->second;
+    const Running::Overdue overdue = std::move(running->deadlines.begin()->second);
     running->deadlines.erase(running->deadlines.begin());
-    const HostProgress* progress = running->operation.Find(host);
-    if (progress == nullptr || progress->step_id != step_id) continue;
-    TakeSoon(*running, StepTimedOut{host, step_id},
-             [this, id, host = host, step_id = step_id](const absl::Status& taken) {
-               const auto still = running_.find(id);
-               if (taken.ok() || still == running_.end()) return;
-               LogError("controller", id, ": ", taken.message(), "; trying again");
-               still->second->deadlines.emplace(clock_.Monotonic() + kStoreRetry, std::make_pair(host, step_id));
-               ArmNextDeadline(still->second.get());
-             });
+    const HostProgress* progress = running->operation.Find(overdue.host);
+    if (progress == nullptr || progress->step_id != overdue.step_id) continue;
+    const bool came_back = overdue.lost_after.has_value() && *overdue.lost_after != agents_.Connection(overdue.host);
+    if (came_back) continue;
+    TakeSoon(*running, StepTimedOut{overdue.host, overdue.step_id}, [this, id, overdue](const absl::Status& taken) {
+      const auto still = running_.find(id);
+      if (taken.ok() || still == running_.end()) return;
+      LogError("controller", id, ": ", taken.message(), "; trying again");
+      still->second->deadlines.emplace(clock_.Monotonic() + kStoreRetry, overdue);
+      ArmNextDeadline(still->second.get());
+    });
   }
   ArmNextDeadline(running);
 }
@@ -708,6 +718,11 @@ void Driver::OnAgentLost(const std::string& agent) {
   agents_.OnLost(agent);
   planning_.OnAgentLost(agent);
   doctor_.OnAgentLost(agent);
+  for (const auto& [id, running] : running_) {
+    for (const Effect& effect : OutstandingEffects(running->operation, agent)) {
+      if (const auto* step = std::get_if<StartStep>(&effect)) ArmLostDeadline(running.get(), *step);
+    }
+  }
 }
 
 void Driver::OnReport(const std::string& agent, const v1::ServiceReport& report) {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -96,8 +97,14 @@ class Driver {
     std::vector<v1::OperationEvent> history;
     absl::Duration accepted_monotonic;
     std::map<std::string, v1::TaskProgress::Stage> stages;
-    // When an answer is overdue: monotonic → (host, step).
-    std::multimap<absl::Duration, std::pair<std::string, std::string>> deadlines;
+    struct Overdue {
+      std::string host;
+      std::string step_id;
+      // Only if the host has not connected since: how often it had connected before it was lost.
+      std::optional<uint64_t> lost_after;
+    };
+    // When an answer is overdue, by the monotonic clock.
+    std::multimap<absl::Duration, Overdue> deadlines;
     absl::Duration armed = absl::InfiniteDuration();
     // It has ended, and that is written.
     bool end_is_kept = false;
@@ -130,6 +137,8 @@ class Driver {
   void SendStep(const Operation& operation, const StartStep& step);
   void RecordLock(const std::string& id);
   void ArmDeadline(Running* running, const StartStep& step);
+  // Of a step on a host that is not connected.
+  void ArmLostDeadline(Running* running, const StartStep& step);
   void ArmNextDeadline(Running* running);
   void LookAtDeadlines(const std::string& id);
   void EndWait(const std::string& id, uint32_t number);

@@ -823,6 +823,56 @@ TEST(Operation, WhatPreparedAfterAllIsThrownAway) {
   EXPECT_EQ(walk.operation.state, OperationState::kAborted);
 }
 
+// Two waves of two hosts; h1 is cut off in the first one, h0 is healthy.
+Walk CutOffInTheFirstWave(OperationKind kind, OnFailure on_failure) {
+  Plan plan = TwoWavePlan(4, on_failure, 2);
+  plan.spec.kind = kind;
+  Walk walk;
+  walk.Begin(plan);
+  walk.EndSteps();
+  StepResult result;
+  result.state = HostState::kCommitted;
+  result.step_id = walk.operation.hosts[0].step_id;
+  walk.Take(StepEnded{"h0", result});
+  result.step_id = walk.operation.hosts[0].step_id;
+  result.verdict = Verdict::kHealthy;
+  walk.Take(StepEnded{"h0", result});
+  walk.Take(StepTimedOut{"h1", walk.operation.hosts[1].step_id});
+  return walk;
+}
+
+TEST(Operation, ALostReportAloneUndoesNoHealthyHost) {
+  for (const OnFailure policy : {OnFailure::kRevertWave, OnFailure::kRevertAll, OnFailure::kHold}) {
+    Walk walk = CutOffInTheFirstWave(OperationKind::kRollback, policy);
+    ASSERT_EQ(walk.operation.state, OperationState::kKeeping);
+    EXPECT_EQ(walk.operation.hosts[0].step_kind, StepKind::kKeep);
+    EXPECT_FALSE(walk.operation.hosts[1].busy()) << "it ends alone, and nobody waits for it";
+    EXPECT_EQ(walk.operation.hosts[2].step_kind, StepKind::kRevert) << "no further wave begins";
+    walk.EndSteps();
+    ASSERT_EQ(walk.operation.state, OperationState::kNeedsAttention);
+    EXPECT_THAT(walk.operation.summary, HasSubstr("h0: on the new state, healthy; h1: state not known"));
+    EXPECT_THAT(walk.operation.next_commands, ::testing::Contains("when h1 is back: rbctl repair h1"));
+  }
+  // A deploy that nobody confirms is taken back by the host that was lost, so the others go back as well.
+  Walk walk = CutOffInTheFirstWave(OperationKind::kDeploy, OnFailure::kRevertWave);
+  EXPECT_EQ(walk.operation.state, OperationState::kReverting);
+  EXPECT_EQ(walk.operation.hosts[0].step_kind, StepKind::kRevert);
+}
+
+TEST(Operation, AHostThatCannotBeReachedIsNotWaitedForAsLongAsOneThatCan) {
+  Walk walk;
+  Plan plan = TwoWavePlan(1, OnFailure::kRevertAll, 1);
+  plan.verify_deadline = absl::Seconds(20);
+  walk.Begin(plan);
+  const auto& prepare = std::get<StartStep>(walk.effects.at(0));
+  EXPECT_EQ(prepare.lost_deadline, absl::Seconds(20));
+  EXPECT_GT(prepare.deadline, absl::Minutes(10));
+  plan.verify_deadline = absl::Seconds(1);
+  walk = Walk();
+  walk.Begin(plan);
+  EXPECT_EQ(std::get<StartStep>(walk.effects.at(0)).lost_deadline, absl::Seconds(10)) << "a restart takes some seconds";
+}
+
 TEST(Operation, AnEmergencyCallsNothingGoodYet) {
   for (const bool emergency : {false, true}) {
     Plan plan = TwoWavePlan(1, OnFailure::kRevertAll, 1);

@@ -50,6 +50,11 @@ bool UsesCi(const HostProgress& host) { return MethodOf(host) == Method::kRedepl
 bool Changes(const HostProgress& host) { return !host.plan.already_there; }
 // Holds, or may hold, the new state.
 bool MayBeNew(const HostProgress& host) { return host.state == HostState::kCommitted || host.state_unknown; }
+// No answer came to its commit or verification; it ends by the policy that it was given with them.
+bool IsLeftAlone(const HostProgress& host) {
+  return host.failed && host.state_unknown && !host.busy() &&
+         (host.step_kind == StepKind::kCommit || host.step_kind == StepKind::kVerify);
+}
 // Has something to take back: staging, the new state, or a service that a failed commit, or a revert by the host's own
 // hand, may have left stopped.
 bool HasToRevert(const HostProgress& host) {
@@ -103,6 +108,11 @@ std::string StepId(const Operation& operation, const HostProgress& host) {
   return absl::StrCat(operation.id, "/", host.plan.host, "/", NameOfStep(host.step_kind), "/", host.attempt);
 }
 
+// What a host does alone that is healthy and hears from nobody: a deploy is taken back, all else is kept.
+bool UndoesUnconfirmed(const Plan& plan) {
+  return plan.on_failure != OnFailure::kHold && plan.spec.kind == OperationKind::kDeploy;
+}
+
 StartStep BuildStep(const Operation& operation, const HostProgress& host) {
   static const StepDeadlines deadlines;
   const Plan& plan = operation.plan;
@@ -116,6 +126,8 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
   step.reason = plan.spec.reason;
   step.verify_deadline = plan.verify_deadline;
   step.verify_soak = plan.verify_soak;
+  // CI's deploy is no business of the connection.
+  if (host.step_kind != StepKind::kAwait) step.lost_deadline = std::max(deadlines.least_lost, plan.verify_deadline);
   switch (host.step_kind) {
     case StepKind::kInspect:
       break;
@@ -142,7 +154,7 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
     case StepKind::kCommit:
       step.deadline = deadlines.commit + for_data;
       step.undo_when_unhealthy = plan.on_failure != OnFailure::kHold;
-      step.undo_when_unconfirmed = plan.on_failure != OnFailure::kHold && plan.spec.kind == OperationKind::kDeploy;
+      step.undo_when_unconfirmed = UndoesUnconfirmed(plan);
       break;
     case StepKind::kVerify:
       step.deadline = plan.verify_deadline + plan.verify_soak + deadlines.verify_margin;
@@ -849,6 +861,16 @@ class Machine {
       }
       return;
     }
+    const bool only_lost = std::all_of(op().hosts.begin(), op().hosts.end(), [](const HostProgress& host) {
+      return !host.failed || IsLeftAlone(host);
+    });
+    if (only_lost && !UndoesUnconfirmed(op().plan)) {
+      // A lost report alone never undoes a healthy host: the lost one keeps the target too, if it is healthy there.
+      Explain("", absl::StrCat("healthy hosts are kept, and no further wave begins: ", NamesOf(failed),
+                               failed.size() == 1 ? " was" : " were", " lost, and nothing is known to be wrong there"));
+      StartKeeping();
+      return;
+    }
     switch (op().plan.on_failure) {
       case OnFailure::kHold:
         StartKeeping();
@@ -950,6 +972,8 @@ class Machine {
       if (!Changes(host)) continue;
       // One that could not be reverted is not kept either: its tree may be mixed.
       if (host.failed && host.step_kind == StepKind::kRevert) continue;
+      // One that is left alone ends by its own policy, which is the same.
+      if (IsLeftAlone(host)) continue;
       if (host.state == HostState::kCommitted) {
         Start(&host, StepKind::kKeep);
         any = true;
@@ -1008,7 +1032,9 @@ class Machine {
       if (!Changes(host)) continue;
       const std::string& name = host.plan.host;
       if (host.state_unknown) {
-        parts.push_back(absl::StrCat(name, ": state not known, it did not answer"));
+        parts.push_back(absl::StrCat(name, ": state not known, it did not answer",
+                                     IsLeftAlone(host) ? ", and ends alone: it keeps the new state if it is healthy"
+                                                       : ""));
         op().next_commands.push_back(absl::StrCat("rbctl status ", op().plan.spec.environment));
         op().next_commands.push_back(absl::StrCat("on ", name, ": rb-agent local status"));
         op().next_commands.push_back(absl::StrCat("when ", name, " is back: rbctl repair ", name));

@@ -288,6 +288,8 @@ struct StartStep {
   absl::Duration delay;
   // So long after it was sent the driver posts StepTimedOut. The agent gets the same, less a margin.
   absl::Duration deadline;
+  // The same, so long after the host's connection was lost and has not come back. Zero: it is not looked at.
+  absl::Duration lost_deadline;
   // kPrepare
   std::string release_name;
   std::string commit;
@@ -388,6 +390,9 @@ struct StepDeadlines {
   // On top, for preparing, committing and reverting what data is part of: databases may be dumped and restored by
   // programs of their own.
   absl::Duration with_data = absl::Minutes(30);
+  // A host that cannot be reached is waited for as long as it may take to be healthy, and at least so long: an agent that
+  // is only restarted is back by then. What it was told to do it ends alone.
+  absl::Duration least_lost = absl::Seconds(10);
 };
 
 // The effects that may not have been carried out: steps under way, a lock not yet taken or given back. For a controller

@@ -64,11 +64,12 @@ def build_packages(folder, version=None):
 
 class HostFleet:
     def __init__(self, environments=None, clones=(), agent_lines="", fleet_lines="", wave="100%",
-                 on_failure="revert"):
+                 on_failure="revert", verify_seconds=20):
         self.environments = environments or {"prod": ["prod-1", "prod-2"]}
         self.hosts = [host for hosts in self.environments.values() for host in hosts]
         self.clones = set(clones)
         self.agent_lines, self.fleet_lines, self.wave, self.on_failure = agent_lines, fleet_lines, wave, on_failure
+        self.verify_seconds = verify_seconds
         # Not in /tmp: it may be a tmpfs, and folders are mounted into hosts from here.
         self.folder = tempfile.mkdtemp(prefix="rb-host-fleet-", dir="/var/tmp")
         self.lab = None
@@ -152,7 +153,7 @@ class HostFleet:
         lines += ["services:", f"  {SERVICE}:", f"    hosts: {{{hosts}}}",
                   "    targets: {backup: 3m, redeploy: 10m, git: 2m}",
                   f"    wave: {{size: \"{self.wave}\", on_failure: {self.on_failure}}}", "    retain: {releases: 10}",
-                  "    verify: {deadline: 20s}"]
+                  f"    verify: {{deadline: {self.verify_seconds}s}}"]
         return "\n".join(lines) + f"\n{self.fleet_lines}"
 
     def agent_file(self):

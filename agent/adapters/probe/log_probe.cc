@@ -7,9 +7,11 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <regex>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -28,6 +30,8 @@ constexpr size_t kLookBytes = 1 << 20;
 constexpr size_t kLineBytes = 2048;
 // How far back `expect` is looked for when it is not known where this run's log begins.
 constexpr uint64_t kLookBackBytes = 1 << 20;
+
+constexpr char kBootIdPath[] = "/proc/sys/kernel/random/boot_id";
 
 // What the lines of one run of the service have shown so far.
 class LineJudge {
@@ -75,8 +79,9 @@ class LineJudge {
     return text;
   }
 
-  // `read_all`: nothing is left to be read now. `waited`: how long the service has been running, if known.
-  void Judge(bool read_all, bool quick, absl::Duration waited, absl::Duration within, ProbeResult* result) const {
+  // `read_all`: nothing is left to be read now.
+  void Judge(bool read_all, const ProbeContext& context, absl::Duration waited, absl::Duration within,
+             ProbeResult* result) const {
     if (forbid_seen_) {
       result->passed = false;
       result->may_recover = false;
@@ -89,13 +94,12 @@ class LineJudge {
       result->may_recover = !read_all || waited < within;
       result->is_waiting = waited < within;
       result->observed = absl::StrCat(
-          "no such line yet",
-          waited < absl::Hours(24 * 365)
-              ? absl::StrCat(", ", FormatSeconds(waited), " after the start (it has ", FormatSeconds(within), ")")
-              : "");
+          "no such line yet, ", FormatSeconds(waited),
+          context.started_at != absl::InfinitePast() ? " after the start" : " after the first look", " (it has ",
+          FormatSeconds(within), ")");
       return;
     }
-    result->passed = read_all || quick;
+    result->passed = read_all || context.quick;
     result->observed = expect_ != nullptr ? absl::StrCat("\"", expected_line_, "\"") : "no such line";
     if (!read_all) absl::StrAppend(&result->observed, " (the log has not been read to its end yet)");
   }
@@ -119,20 +123,32 @@ class LineJudge {
   bool forbid_seen_ = false;
 };
 
-absl::Duration Waited(const ProbeContext& context, Clock& clock) {
-  if (context.started_at == absl::InfinitePast()) return absl::InfiniteDuration();
-  return clock.Monotonic() - context.started_at_monotonic;
-}
+// How long the service has had: since its start, or since the first look when nobody knows when that was.
+class Patience {
+ public:
+  explicit Patience(Clock& clock) : clock_(clock) {}
+  void Reset() { first_look_.reset(); }
+  absl::Duration Waited(const ProbeContext& context) {
+    const absl::Duration now = clock_.Monotonic();
+    if (!first_look_.has_value()) first_look_ = now;
+    return now - (context.started_at != absl::InfinitePast() ? context.started_at_monotonic : *first_look_);
+  }
+
+ private:
+  Clock& clock_;
+  std::optional<absl::Duration> first_look_;
+};
 
 class LogProbe final : public Probe {
  public:
   LogProbe(LogProbeOptions options, LineJudge judge, Clock& clock)
-      : options_(std::move(options)), clock_(clock), judge_(std::move(judge)) {}
+      : options_(std::move(options)), clock_(clock), judge_(std::move(judge)), patience_(clock) {}
 
   // Cheap: the service is down while this runs. The memory is for an agent that is killed and started again, not for
   // a power cut (which ends the service, too), so it is not flushed.
   void BeforeStart() override {
     judge_.Reset();
+    patience_.Reset();
     rest_.clear();
     known_ = true;
     file_ = Open();
@@ -147,7 +163,7 @@ class LogProbe final : public Probe {
       inode_ = 0;
     }
     const std::string temporary = options_.memory_path + ".new";
-    std::ofstream(temporary) << inode_ << " " << offset_ << " end\n";
+    std::ofstream(temporary) << inode_ << " " << offset_ << " " << BootId() << "\n";
     rename(temporary.c_str(), options_.memory_path.c_str());
   }
 
@@ -160,13 +176,16 @@ class LogProbe final : public Probe {
     if (!known_) Remember();
     std::string problem;
     const bool read_all = Read(&problem);
-    judge_.Judge(read_all, context.quick, Waited(context, clock_), options_.within, &result);
+    judge_.Judge(read_all, context, patience_.Waited(context), options_.within, &result);
     if (!problem.empty() && !result.passed && result.may_recover) result.observed = OneLine(problem);
     result.took = clock_.Monotonic() - begun;
     return result;
   }
 
  private:
+  static std::string BootId() {
+    return std::string(absl::StripAsciiWhitespace(ReadFile(kBootIdPath, 128).value_or("unknown")));
+  }
   UniqueFd Open() const { return OpenBeneath(options_.tree, options_.file); }
 
   // Where the log ended before the service was started, if an agent before us knew; otherwise only new lines count
@@ -182,7 +201,9 @@ class LogProbe final : public Probe {
     const std::vector<std::string> parts = absl::StrSplit(memory, ' ');
     uint64_t inode = 0;
     uint64_t offset = 0;
-    if (parts.size() == 3 && absl::SimpleAtoi(parts[0], &inode) && absl::SimpleAtoi(parts[1], &offset)) {
+    // Of this boot: after a power cut the service was started by somebody else.
+    if (parts.size() == 3 && absl::SimpleAtoi(parts[0], &inode) && absl::SimpleAtoi(parts[1], &offset) &&
+        absl::StripAsciiWhitespace(parts[2]) == BootId()) {
       // Rotated or cut since: what is left of it is all of this run.
       offset_ = inode == inode_ && offset <= size ? offset : 0;
       judged_from_ = offset_;
@@ -257,6 +278,7 @@ class LogProbe final : public Probe {
   const LogProbeOptions options_;
   Clock& clock_;
   LineJudge judge_;
+  Patience patience_;
   bool known_ = false;
   UniqueFd file_;
   ino_t inode_ = 0;
@@ -270,11 +292,12 @@ class LogProbe final : public Probe {
 class JournalProbe final : public Probe {
  public:
   JournalProbe(JournalProbeOptions options, LineJudge judge, Clock& clock)
-      : options_(std::move(options)), clock_(clock), judge_(std::move(judge)) {}
+      : options_(std::move(options)), clock_(clock), judge_(std::move(judge)), patience_(clock) {}
   ~JournalProbe() override { Close(); }
 
   void BeforeStart() override {
     judge_.Reset();
+    patience_.Reset();
     cursor_.clear();
     begun_ = false;
     if (!OpenJournal().empty()) return;
@@ -297,7 +320,7 @@ class JournalProbe final : public Probe {
     result.expected = Truncate(judge_.Expected(), 1000);
     const std::string problem = OpenJournal();
     const bool read_all = problem.empty() ? Read(context) : true;
-    judge_.Judge(read_all, context.quick, Waited(context, clock_), options_.within, &result);
+    judge_.Judge(read_all, context, patience_.Waited(context), options_.within, &result);
     if (!problem.empty()) {
       result.passed = false;
       if (result.may_recover || result.observed.empty()) result.observed = OneLine(problem);
@@ -310,6 +333,13 @@ class JournalProbe final : public Probe {
   void Close() {
     if (journal_ != nullptr) sd_journal_close(journal_);
     journal_ = nullptr;
+  }
+  // The unit's run of now, by the name that journald gives it; empty when there is none.
+  std::string Invocation() const {
+    std::string id(64, '\0');
+    const ssize_t size = readlink(absl::StrCat("/run/systemd/units/invocation:", options_.unit).c_str(), id.data(), 64);
+    id.resize(static_cast<size_t>(std::max<ssize_t>(size, 0)));
+    return id;
   }
   // What went wrong, or "".
   std::string OpenJournal() {
@@ -340,6 +370,10 @@ class JournalProbe final : public Probe {
         sd_journal_seek_cursor(journal_, cursor_.c_str());
       } else if (context.started_at != absl::InfinitePast()) {
         sd_journal_seek_realtime_usec(journal_, static_cast<uint64_t>(absl::ToUnixMicros(context.started_at)));
+      } else if (const std::string run = Invocation(); !run.empty()) {
+        const std::string match = absl::StrCat("_SYSTEMD_INVOCATION_ID=", run);
+        sd_journal_add_match(journal_, match.data(), match.size());
+        sd_journal_seek_head(journal_);
       } else {
         sd_journal_seek_tail(journal_);
       }
@@ -361,6 +395,7 @@ class JournalProbe final : public Probe {
   const JournalProbeOptions options_;
   Clock& clock_;
   LineJudge judge_;
+  Patience patience_;
   sd_journal* journal_ = nullptr;
   std::string cursor_;
   bool begun_ = false;

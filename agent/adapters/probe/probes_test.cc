@@ -519,6 +519,23 @@ TEST_F(LogProbeTest, AnAgentThatWasRestartedGoesOnFromWhereTheServiceBegan) {
   EXPECT_FALSE(Make("Connected", "ERROR")->Run(Started()).passed);
 }
 
+TEST_F(LogProbeTest, WhatWasRememberedBeforeTheBootIsNoMemory) {
+  Make("Connected", "ERROR")->BeforeStart();
+  Append("ERROR of the run before the power cut\nConnected\n");
+  std::string memory;
+  std::getline(std::ifstream(folder_ / "bot-0.offset"), memory);
+  std::ofstream(folder_ / "bot-0.offset") << memory.substr(0, memory.rfind(' ')) << " another-boot\n";
+  EXPECT_TRUE(Make("Connected", "ERROR")->Run(ProbeContext()).passed);
+}
+
+TEST_F(LogProbeTest, WhereTheStartIsNotKnownTheTimeCountsFromTheFirstLook) {
+  const auto probe = Make("Connected", "");
+  Append("starting\n");
+  EXPECT_TRUE(probe->Run(ProbeContext()).may_recover);
+  clock_.Advance(absl::Seconds(31));
+  EXPECT_FALSE(probe->Run(ProbeContext()).may_recover);
+}
+
 TEST_F(LogProbeTest, WithoutAMemoryOldErrorsDoNotCountAndNewOnesDo) {
   Append("Connected\nERROR of whenever\n");
   const auto probe = Make("Connected", "ERROR");

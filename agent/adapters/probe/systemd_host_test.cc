@@ -201,6 +201,12 @@ TEST_F(SystemdHostTest, TheJournalProbeReadsWhatWasLoggedSinceTheStart) {
       MakeJournalProbe({.unit = unit_, .expect = "^up$", .forbid = "ERROR"}, SystemClock());
   RB_ASSERT_OK(later);
   EXPECT_TRUE((*later)->Run(context).passed);
+  // And where nobody knows that, since systemd started it at boot: all of its run counts, and nothing else.
+  absl::StatusOr<std::unique_ptr<Probe>> stranger =
+      MakeJournalProbe({.unit = unit_, .expect = "^up$", .forbid = "ERROR"}, SystemClock());
+  RB_ASSERT_OK(stranger);
+  const ProbeResult seen = (*stranger)->Run(ProbeContext());
+  EXPECT_TRUE(seen.passed) << seen.observed;
 }
 
 }  // namespace

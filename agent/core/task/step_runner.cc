@@ -389,10 +389,14 @@ absl::Status StepRunner::StartService(Context* context) {
   }
   RB_RETURN_IF_ERROR(open.status());
   context->progress(Stage::kStarting, "");
-  for (const std::unique_ptr<Probe>& probe : ports_.probes) probe->BeforeStart();
   const absl::Duration begin = ports_.clock->Monotonic();
-  probe_context_.started_at = ports_.clock->Now();
-  probe_context_.started_at_monotonic = begin;
+  // After a crash it may run by now, started at boot or by the agent before this one: its log has begun long since.
+  const absl::StatusOr<UnitState> state = ports_.supervisor->GetState();
+  if (!state.ok() || state->activity != UnitState::Activity::kActive) {
+    for (const std::unique_ptr<Probe>& probe : ports_.probes) probe->BeforeStart();
+    probe_context_.started_at = ports_.clock->Now();
+    probe_context_.started_at_monotonic = begin;
+  }
   const absl::Status started = ports_.supervisor->Start(ports_.start_timeout);
   context->result->times.start = ports_.clock->Monotonic() - begin;
   return started;

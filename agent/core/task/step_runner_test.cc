@@ -152,6 +152,33 @@ TEST_F(StepRunnerTest, AfterRestoreIsPartOfCommitAndOfUndoAndItsFailureIsItsOwn)
                                             "clear while it is stopped", "restart while it runs"));
 }
 
+class CountingProbe final : public Probe {
+ public:
+  explicit CountingProbe(int& starts) : starts_(starts) {}
+  ProbeResult Run(const ProbeContext&) override { return {}; }
+  void BeforeStart() override { ++starts_; }
+
+ private:
+  int& starts_;
+};
+
+TEST_F(StepRunnerTest, TheLogOfAServiceThatRunsAlreadyBeganEarlier) {
+  int starts = 0;
+  ServicePorts ports;
+  ports.service = "bot";
+  ports.engine = engine_.get();
+  ports.supervisor = &supervisor_;
+  ports.clock = &clock_;
+  ports.probes.push_back(std::make_unique<CountingProbe>(starts));
+  runner_ = std::make_unique<StepRunner>(std::move(ports));
+  PrepareWithData();
+  RB_ASSERT_OK(Run(CommitStep()).status);
+  EXPECT_EQ(starts, 1);
+  // The power was cut after the swap; at boot systemd has started it, and the agent repeats its step.
+  RB_ASSERT_OK(Run(CommitStep()).status);
+  EXPECT_EQ(starts, 1);
+}
+
 TEST_F(StepRunnerTest, AFailedDumpIsNoBackup) {
   hooks_.Fail("dump main", absl::InternalError("database main: connection refused"));
   EXPECT_THAT(Run(BackupStep()).status,
