@@ -243,7 +243,7 @@ TEST_F(DrillTest, ByHandWaitsForAPerson) {
   Notice();
   EXPECT_EQ(drill_.state, DrillState::kRecovering);
   EXPECT_TRUE(Effects<BeginOperation>().empty());
-  EXPECT_THAT(AlertOf(drill_), HasSubstr("test-1: http: broken"));
+  EXPECT_THAT(AlertOf(drill_), HasSubstr("test-1: unit: broken"));
   now_ += absl::Seconds(20);
   Take(OperationBegan{DrillRole::kRecovery, "op-7", "ben"});
   DrillOperation failed;
