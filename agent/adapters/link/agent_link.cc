@@ -32,6 +32,9 @@ class Stream final : public grpc::ClientBidiReactor<v1::ConnectRequest, v1::Conn
   };
   Stream(v1::AgentLink::Stub* stub, Events events) : events_(std::move(events)) {
     stub->async()->Connect(&context_, this);
+    // Send starts writes from outside of gRPC's callbacks: without a hold, a stream that fails at that moment is taken
+    // down under it.
+    AddHold();
     StartRead(&incoming_);
     StartCall();
   }
@@ -46,7 +49,15 @@ class Stream final : public grpc::ClientBidiReactor<v1::ConnectRequest, v1::Conn
   void Cancel() { context_.TryCancel(); }
 
   void OnReadDone(bool ok) override {
-    if (!ok) return;
+    if (!ok) {
+      {
+        MutexLock lock(mutex_);
+        ended_ = true;
+      }
+      // The one failed read that every stream ends with: no write begins any more.
+      RemoveHold();
+      return;
+    }
     events_.on_message(std::move(incoming_));
     incoming_ = v1::ConnectResponse();
     StartRead(&incoming_);
@@ -60,13 +71,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::ConnectRequest, v1::Conn
     }
     if (!queue_.empty()) StartWrite(&queue_.front());
   }
-  void OnDone(const grpc::Status& status) override {
-    {
-      MutexLock lock(mutex_);
-      ended_ = true;
-    }
-    events_.on_done(status);
-  }
+  void OnDone(const grpc::Status& status) override { events_.on_done(status); }
 
  private:
   const Events events_;
@@ -128,9 +133,10 @@ class AgentLinkClientImpl final : public AgentLinkClient {
     };
     events.on_done = [this, number](const grpc::Status& status) {
       const std::string why = absl::StrCat(status.error_message());
-      loop_.PostResult([this, number, why] { Ended(number, why); });
+      // Under the lock, so that the next dial finds no stream, and Stop returns after the post.
       MutexLock done_lock(mutex_);
       if (number == number_) doomed_ = std::exchange(stream_, nullptr);
+      loop_.PostResult([this, number, why] { Ended(number, why); });
       --live_streams_;
       changed_.NotifyAll();
     };
