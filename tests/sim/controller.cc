@@ -40,7 +40,7 @@ const SimController::Stored* SimController::Find(const std::string& id) const {
 
 controller::Operation SimController::Stored::Read() const {
   controller::Operation operation;
-  for (const controller::Event& event : events) operation = controller::Decide(operation, event).operation;
+  for (const controller::Event& event : events) operation = controller::Decide(std::move(operation), event).operation;
   return operation;
 }
 
@@ -116,7 +116,7 @@ bool SimController::Append(Running* running, const controller::Event& event) {
   }
   Stored& stored = store_[running->stored];
   stored.events.push_back(event);
-  stored.replayed = controller::Decide(stored.replayed, event).operation;
+  stored.replayed = controller::Decide(std::move(stored.replayed), event).operation;
   if (std::holds_alternative<controller::Accepted>(event.body)) world_.monitor().OnAccepted(stored.replayed);
   if (stored.ended()) world_.monitor().OnEnded(stored.replayed);
   return true;
