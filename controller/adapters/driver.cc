@@ -24,7 +24,8 @@ constexpr size_t kMostRunning = 200;
 constexpr size_t kHistoryForIntents = 500;
 constexpr size_t kMostListed = 10000;
 constexpr size_t kMostInOneCommit = 500;
-constexpr absl::Duration kAcknowledgeAfter = absl::Milliseconds(200);
+constexpr absl::Duration kAcknowledgeAfter = absl::Milliseconds(500);
+constexpr absl::Duration kAcknowledgeAtLast = absl::Seconds(10);
 constexpr absl::Duration kAcknowledgePause = absl::Milliseconds(20);
 constexpr size_t kAcknowledgedAtOnce = 50;
 constexpr size_t kLongestKey = 64;
@@ -93,7 +94,7 @@ absl::Status Driver::Resume() {
     if (IsFinal(raw->operation.state)) Finish(id);
   }
   if (!observers_.empty()) {
-    RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> newest, store_.List("", "", "", kHistoryForObservers));
+    RB_ASSIGN_OR_RETURN(const std::vector<ListedOperation> newest, store_.List("", "", "", kHistoryForObservers));
     for (auto stored = newest.rbegin(); stored != newest.rend(); ++stored) {
       RB_ASSIGN_OR_RETURN(const std::unique_ptr<Running> one, Load(stored->id));
       for (DriverObserver* observer : observers_) observer->OnState(one->operation);
@@ -103,9 +104,9 @@ absl::Status Driver::Resume() {
 }
 
 absl::Status Driver::LearnIntents() {
-  RB_ASSIGN_OR_RETURN(std::vector<StoredOperation> newest, store_.List("", "", "", kHistoryForIntents));
+  RB_ASSIGN_OR_RETURN(std::vector<ListedOperation> newest, store_.List("", "", "", kHistoryForIntents));
   std::reverse(newest.begin(), newest.end());
-  for (const StoredOperation& stored : newest) {
+  for (const ListedOperation& stored : newest) {
     v1::Operation operation;
     if (!stored.ended || !operation.ParseFromString(stored.brief)) continue;
     // Older ones nobody can mean any more; when they ended is in what is kept of them in brief.
@@ -602,10 +603,10 @@ absl::StatusOr<v1::Operation> Driver::Get(const std::string& id, std::vector<v1:
 
 absl::StatusOr<v1::ListOperationsResponse> Driver::List(const v1::ListOperationsRequest& request) {
   const size_t limit = request.page_size() == 0 ? 50 : std::min<size_t>(request.page_size(), kMostListed);
-  RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> stored,
+  RB_ASSIGN_OR_RETURN(const std::vector<ListedOperation> stored,
                       store_.List(request.environment(), request.service(), request.page_token(), limit + 1));
   v1::ListOperationsResponse response;
-  for (const StoredOperation& one : stored) {
+  for (const ListedOperation& one : stored) {
     if (static_cast<size_t>(response.operations_size()) == limit) {
       response.set_next_page_token(response.operations(response.operations_size() - 1).id());
       break;
@@ -772,18 +773,27 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
 
 void Driver::Acknowledge(const std::string& agent, const std::string& step_id) {
   RB_FAILPOINT("controller.driver.before-acknowledge");
-  acknowledgements_.emplace_back(agent, step_id);
-  if (acknowledgements_.size() == 1) {
-    loop_.PostAt(clock_.Monotonic() + kAcknowledgeAfter, [this] { SendAcknowledgements(); });
+  last_acknowledgement_ = clock_.Monotonic();
+  if (acknowledgements_.empty()) {
+    first_acknowledgement_ = last_acknowledgement_;
+    loop_.PostAt(last_acknowledgement_ + kAcknowledgeAfter, [this] { SendAcknowledgements(); });
   }
+  acknowledgements_[agent].push_back(step_id);
 }
 
 void Driver::SendAcknowledgements() {
+  const absl::Duration quiet = last_acknowledgement_ + kAcknowledgeAfter;
+  const absl::Duration when = std::min(quiet, first_acknowledgement_ + kAcknowledgeAtLast);
+  if (when > clock_.Monotonic()) {
+    loop_.PostAt(when, [this] { SendAcknowledgements(); });
+    return;
+  }
   for (size_t i = 0; i < kAcknowledgedAtOnce && !acknowledgements_.empty(); ++i) {
+    const auto first = acknowledgements_.begin();
     v1::ConnectResponse stored;
-    stored.mutable_result_stored()->set_step_id(acknowledgements_.front().second);
-    sender_.Send(acknowledgements_.front().first, std::move(stored));
-    acknowledgements_.pop_front();
+    stored.mutable_result_stored()->mutable_step_ids()->Add(first->second.begin(), first->second.end());
+    sender_.Send(first->first, std::move(stored));
+    acknowledgements_.erase(first);
   }
   if (!acknowledgements_.empty()) {
     loop_.PostAt(clock_.Monotonic() + kAcknowledgePause, [this] { SendAcknowledgements(); });

@@ -131,7 +131,7 @@ class Driver {
   // `hosts`: these only, and without the plan; null: all of it.
   v1::Operation Shown(const Running& running, const std::set<std::string>* hosts) const;
   absl::StatusOr<Watchers::View> ViewOf(const std::string& id);
-  // The agents are in no hurry for it: what is told to others comes first.
+  // The agents are in no hurry for it: it waits until no more results come, and is one message for each agent.
   void Acknowledge(const std::string& agent, const std::string& step_id);
   void SendAcknowledgements();
   void SendStep(const Operation& operation, const StartStep& step);
@@ -166,8 +166,10 @@ class Driver {
   std::map<std::string, std::unique_ptr<Running>> running_;
   std::vector<Pending> pending_;
   bool flush_posted_ = false;
-  // (agent, step)
-  std::deque<std::pair<std::string, std::string>> acknowledgements_;
+  // Agent → the steps whose results are stored, and since when the first of all waits and the last one was added.
+  std::map<std::string, std::vector<std::string>> acknowledgements_;
+  absl::Duration first_acknowledgement_;
+  absl::Duration last_acknowledgement_;
   Intents intents_;
   AgentRegistry agents_;
   QuarantineBook quarantine_;

@@ -39,9 +39,9 @@ absl::StatusOr<PlanningHistory> Planning::HistoryFor(const Scope& scope) {
   history.now = clock_.Now();
   history.quarantined = QuarantinedOf(quarantine_, scope.spec.service);
   RB_ASSIGN_OR_RETURN(history.lock_holder, LockHolder(store_, scope.spec, &history.locked_environment));
-  RB_ASSIGN_OR_RETURN(const std::vector<StoredOperation> operations,
+  RB_ASSIGN_OR_RETURN(const std::vector<ListedOperation> operations,
                       store_.List("", scope.spec.service, "", kHistoryForGates * fleet_.environments.size()));
-  for (const StoredOperation& stored : operations) {
+  for (const ListedOperation& stored : operations) {
     v1::Operation operation;
     if (!operation.ParseFromString(stored.brief) || operation.state() != v1::OPERATION_STATE_SUCCEEDED ||
         operation.hosts().empty()) {

@@ -75,8 +75,19 @@ constexpr char kQuarantineSchema[] = R"sql(
                                    by TEXT NOT NULL, reason TEXT NOT NULL, undone_operation_id TEXT NOT NULL) STRICT;
 )sql";
 
+// Since version 6: a list is one scan over neighbouring rows, without a look into another table for each. `number` is
+// the operation's rowid: the order in which they were accepted.
+constexpr char kListingSchema[] = R"sql(
+  CREATE TABLE listing (number INTEGER PRIMARY KEY, operation_id TEXT NOT NULL UNIQUE, environment TEXT NOT NULL,
+                        service TEXT NOT NULL, ended INTEGER NOT NULL, brief BLOB NOT NULL) STRICT;
+  INSERT INTO listing SELECT operations.rowid, id, environment, service, ended, coalesce(brief, snapshot)
+    FROM operations LEFT JOIN briefs ON operation_id = id;
+  DROP TABLE briefs;
+)sql";
+
 // What each version adds to the one before it. New ones are put at the end; none is ever changed.
-constexpr const char* kMigrations[] = {kSchema, kAuditSchema, kBriefSchema, kAuditInsertSchema, kQuarantineSchema};
+constexpr const char* kMigrations[] = {kSchema,           kAuditSchema,  kBriefSchema, kAuditInsertSchema,
+                                       kQuarantineSchema, kListingSchema};
 constexpr int64_t kSchemaVersion = std::size(kMigrations);
 
 absl::Status SqliteStatus(sqlite3* database, absl::string_view what) {
@@ -322,9 +333,11 @@ absl::StatusOr<uint64_t> Store::NextFencingNumber() {
 }
 
 absl::Status Store::PutBrief(const StoredOperation& operation) {
-  if (operation.brief.empty()) return absl::OkStatus();
-  Statement put(database_, "INSERT OR REPLACE INTO briefs VALUES (?, ?)");
-  return put.Bind(operation.id).BindBlob(operation.brief).Run();
+  Statement put(database_, "UPDATE listing SET ended = ?, brief = ? WHERE operation_id = ?");
+  return put.BindNumber(operation.ended ? 1 : 0)
+      .BindBlob(operation.brief.empty() ? operation.snapshot : operation.brief)
+      .Bind(operation.id)
+      .Run();
 }
 
 absl::Status Store::InsertOperation(const StoredEvent& event) {
@@ -338,7 +351,13 @@ absl::Status Store::InsertOperation(const StoredEvent& event) {
                            .Bind(event.idempotency_key)
                            .BindBlob(operation.snapshot)
                            .Run());
-    RB_RETURN_IF_ERROR(PutBrief(operation));
+    Statement list(database_, "INSERT INTO listing VALUES (last_insert_rowid(), ?, ?, ?, ?, ?)");
+    RB_RETURN_IF_ERROR(list.Bind(operation.id)
+                           .Bind(operation.environment)
+                           .Bind(operation.service)
+                           .BindNumber(operation.ended ? 1 : 0)
+                           .BindBlob(operation.brief.empty() ? operation.snapshot : operation.brief)
+                           .Run());
     for (const QuarantineChange& change : event.changes) RB_RETURN_IF_ERROR(Insert(change));
   }
   return absl::OkStatus();
@@ -500,22 +519,20 @@ absl::StatusOr<std::string> Store::OperationOfKey(const std::string& idempotency
   return row ? statement.Text(0) : std::string();
 }
 
-absl::StatusOr<std::vector<StoredOperation>> Store::List(const std::string& environment, const std::string& service,
+absl::StatusOr<std::vector<ListedOperation>> Store::List(const std::string& environment, const std::string& service,
                                                          const std::string& before_id, size_t limit) {
   MutexLock lock(mutex_);
-  // A snapshot, which can be large, is read only where an earlier version has left no brief.
-  Statement statement(database_,
-                      "SELECT id, environment, service, ended, coalesce(brief, snapshot) FROM operations LEFT JOIN "
-                      "briefs ON operation_id = id WHERE (?1 = '' OR environment = ?1) AND (?2 = '' OR service = ?2) "
-                      "AND (?3 = '' OR operations.rowid < (SELECT rowid FROM operations WHERE id = ?3)) "
-                      "ORDER BY operations.rowid DESC LIMIT ?4");
+  Statement statement(
+      database_,
+      "SELECT operation_id, ended, brief FROM listing WHERE (?1 = '' OR environment = ?1) AND (?2 = '' OR "
+      "service = ?2) AND (?3 = '' OR number < (SELECT number FROM listing WHERE operation_id = ?3)) "
+      "ORDER BY number DESC LIMIT ?4");
   statement.Bind(environment).Bind(service).Bind(before_id).BindNumber(static_cast<int64_t>(limit));
-  std::vector<StoredOperation> operations;
+  std::vector<ListedOperation> operations;
   while (true) {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
     if (!row) return operations;
-    operations.push_back(
-        {statement.Text(0), statement.Text(1), statement.Text(2), statement.Number(3) != 0, "", statement.Text(4)});
+    operations.push_back({statement.Text(0), statement.Number(1) != 0, statement.Text(2)});
   }
 }
 

@@ -39,6 +39,14 @@ struct StoredOperation {
   std::string brief;
 };
 
+// One of a list, in brief.
+struct ListedOperation {
+  std::string id;
+  bool ended = false;
+  // rb.v1.Operation.
+  std::string brief;
+};
+
 // One event of one operation.
 struct StoredEvent {
   // Event 1 makes the operation; of later ones only the id is read.
@@ -118,8 +126,7 @@ class Store {
   // Empty when the key is not known.
   absl::StatusOr<std::string> OperationOfKey(const std::string& idempotency_key);
   // Newest first, in the order in which they were accepted; `before_id`: older than that one (empty: from the newest).
-  // In brief: the snapshots are not read.
-  absl::StatusOr<std::vector<StoredOperation>> List(const std::string& environment, const std::string& service,
+  absl::StatusOr<std::vector<ListedOperation>> List(const std::string& environment, const std::string& service,
                                                     const std::string& before_id, size_t limit);
   absl::StatusOr<std::vector<std::string>> Unfinished();
 

@@ -44,7 +44,7 @@ class StoreTest : public ::testing::Test {
     std::vector<std::string> ids;
     const auto listed = store_->List("prod", "bot", before, limit);
     RB_EXPECT_OK(listed.status());
-    for (const StoredOperation& operation : *listed) ids.push_back(operation.id);
+    for (const ListedOperation& operation : *listed) ids.push_back(operation.id);
     return ids;
   }
 
@@ -52,6 +52,35 @@ class StoreTest : public ::testing::Test {
   const std::string path_ = folder_.path() + "/controller.db";
   std::unique_ptr<Store> store_;
 };
+
+TEST_F(StoreTest, AListOfAnEarlierVersionIsTakenOver) {
+  StoredOperation brief = Operation("op-2");
+  brief.brief = "in brief";
+  RB_ASSERT_OK(store_->AppendEvent(Operation("op-1"), 1, "accepted", ""));
+  RB_ASSERT_OK(store_->AppendEvent(brief, 1, "accepted", ""));
+  RB_ASSERT_OK(store_->PutSnapshot(Operation("op-1", true), {}, 0));
+  store_.reset();
+  sqlite3* raw = nullptr;
+  ASSERT_EQ(sqlite3_open(path_.c_str(), &raw), SQLITE_OK);
+  // As version 5 had it: op-1 was written before there were briefs.
+  EXPECT_EQ(
+      sqlite3_exec(raw,
+                   "CREATE TABLE briefs (operation_id TEXT PRIMARY KEY, brief BLOB NOT NULL) STRICT, WITHOUT "
+                   "ROWID; INSERT INTO briefs SELECT operation_id, brief FROM listing WHERE operation_id = 'op-2';"
+                   "DROP TABLE listing; PRAGMA user_version = 5",
+                   nullptr, nullptr, nullptr),
+      SQLITE_OK)
+      << sqlite3_errmsg(raw);
+  sqlite3_close(raw);
+  Reopen();
+  RB_ASSERT_OK_AND_ASSIGN(const auto listed, store_->List("prod", "bot", "", 10));
+  ASSERT_EQ(listed.size(), 2u);
+  EXPECT_EQ(listed[0].brief, "in brief");
+  EXPECT_FALSE(listed[0].ended);
+  EXPECT_EQ(listed[1].brief, "snapshot of op-1");
+  EXPECT_TRUE(listed[1].ended);
+  EXPECT_EQ(ListedIds("op-2", 10), std::vector<std::string>{"op-1"});
+}
 
 TEST_F(StoreTest, EventsComeBackInOrderAfterReopening) {
   RB_ASSERT_OK(store_->AppendEvent(Operation("op-1"), 1, "accepted", ""));

@@ -19,6 +19,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "agent/adapters/link/agent_link.h"
 #include "agent/adapters/link/wire.h"
 #include "agent/core/task/task.h"
@@ -462,4 +463,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace rb::bench
 
-int main(int argc, char** argv) { return rb::bench::Main(argc, argv); }
+int main(int argc, char** argv) {
+  // As rb-controller does: both sides of the comparison are without it.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  return rb::bench::Main(argc, argv);
+}

@@ -223,8 +223,8 @@ class Bench:
     def history(self):
         """10,000 operations like those that were, and the listing of them."""
         with sqlite3.connect(self.path("controller", "controller.db"), timeout=30) as database:
-            row = database.execute("SELECT o.id, environment, service, snapshot, brief FROM operations o JOIN briefs "
-                                   "ON operation_id = o.id ORDER BY o.rowid DESC LIMIT 1").fetchone()
+            row = database.execute("SELECT o.id, o.environment, o.service, snapshot, brief FROM operations o JOIN "
+                                   "listing ON operation_id = o.id ORDER BY number DESC LIMIT 1").fetchone()
             # What stands in the snapshot does not matter for a list; it is only to be as long as a small one's.
             have = database.execute("SELECT count(*) FROM operations").fetchone()[0]
             for i in range(HISTORY - have):
@@ -232,7 +232,8 @@ class Bench:
                 brief = row[4].replace(row[0].encode(), name.encode()) if len(name) == len(row[0]) else row[4]
                 database.execute("INSERT INTO operations VALUES (?, ?, ?, 1, NULL, ?)",
                                  (name, row[1], row[2], row[3][:4000]))
-                database.execute("INSERT INTO briefs VALUES (?, ?)", (name, brief))
+                database.execute("INSERT INTO listing VALUES (last_insert_rowid(), ?, ?, ?, 1, ?)",
+                                 (name, row[1], row[2], brief))
         run = self.part("list", "--address", self.address, "--rounds", "7", stdout=subprocess.PIPE)
         out, _ = run.communicate(timeout=120)
         times = {}

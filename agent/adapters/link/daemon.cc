@@ -311,7 +311,7 @@ class Daemon {
       result.status = task.status();
       Send(result);
     } else if (message.has_result_stored()) {
-      Take(ResultStored{message.result_stored().step_id()});
+      for (const std::string& step_id : message.result_stored().step_ids()) Take(ResultStored{step_id});
     } else if (message.has_operation_over()) {
       Take(OperationIsOver{message.operation_over().operation_id()});
     } else if (message.has_quarantine_list()) {
