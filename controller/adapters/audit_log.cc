@@ -2,12 +2,42 @@
 
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "common/log.h"
 #include "common/text.h"
 #include "controller/core/access.h"
+#include "rb/v1/fleet_service.pb.h"
 
 namespace rb::controller {
+namespace {
+
+// Which rule refused it, in one word: that of the plan's refusal, or else that of the status.
+std::string RuleOf(const grpc::Status& refused) {
+  v1::Refusal refusal;
+  if (!refused.error_details().empty() && refusal.ParseFromString(refused.error_details()) &&
+      v1::Refusal::Code_IsValid(refusal.code()) && refusal.code() != v1::Refusal::CODE_UNSPECIFIED) {
+    return absl::AsciiStrToLower(absl::StripPrefix(v1::Refusal::Code_Name(refusal.code()), "CODE_"));
+  }
+  switch (refused.error_code()) {
+    case grpc::StatusCode::PERMISSION_DENIED:
+    case grpc::StatusCode::UNAUTHENTICATED:
+      return "permission";
+    case grpc::StatusCode::NOT_FOUND:
+      return "unknown_operation";
+    case grpc::StatusCode::INVALID_ARGUMENT:
+      return "bad_request";
+    case grpc::StatusCode::FAILED_PRECONDITION:
+      return "state";
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      return "busy";
+    default:
+      return "error";
+  }
+}
+
+}  // namespace
 
 absl::Status AuditLog::Record(const Peer& peer, absl::string_view method, const AuditSubject& about,
                               const grpc::Status& outcome) {
@@ -20,7 +50,7 @@ absl::Status AuditLog::Record(const Peer& peer, absl::string_view method, const 
   record.subject = Printable(about.subject);
   record.reason = Printable(about.reason);
   record.allowed = outcome.ok();
-  record.refusal = Printable(outcome.error_message());
+  if (!outcome.ok()) record.refusal = absl::StrCat(RuleOf(outcome), ": ", Printable(outcome.error_message()));
   using What = AuditThrottle::What;
   const What what = !outcome.ok() ? What::kRefusal : ChangesSomething(method) ? What::kChange : What::kRead;
   {

@@ -56,5 +56,19 @@ TEST(Why, AnOperationOfAnEarlierVersionHasNone) {
   EXPECT_THAT(RenderWhy(operation), HasSubstr("not kept"));
 }
 
+TEST(Why, SaysWhichRuleRefusedARequest) {
+  v1::AuditRecord record;
+  record.set_number(7);
+  record.set_who("anna");
+  record.set_request("StartOperation");
+  record.set_subject("rollback prod");
+  record.set_refusal("gate: the window of prod is shut. Nothing was changed");
+  EXPECT_THAT(RenderWhy(record), HasSubstr("Refused by the rule: gate\n  the window of prod is shut"));
+  EXPECT_EQ(nlohmann::json::parse(JsonWhy(record))["rule"], "gate");
+  // As an earlier version wrote it.
+  record.set_refusal("The window of prod is shut: wait");
+  EXPECT_THAT(RenderWhy(record), HasSubstr("not on record\n  The window of prod is shut: wait"));
+}
+
 }  // namespace
 }  // namespace rb::cli

@@ -297,9 +297,10 @@ absl::StatusOr<v1::Operation> FleetClient::Approve(const std::string& operation_
   return response.operation();
 }
 
-absl::StatusOr<v1::ListAuditRecordsResponse> FleetClient::AuditRecords(uint32_t limit) {
+absl::StatusOr<v1::ListAuditRecordsResponse> FleetClient::AuditRecords(uint32_t limit, uint64_t before_number) {
   v1::ListAuditRecordsRequest request;
   request.set_page_size(limit);
+  request.set_before_number(before_number);
   return channel_->Call(&v1::FleetService::Stub::ListAuditRecords, request);
 }
 

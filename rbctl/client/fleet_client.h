@@ -60,7 +60,7 @@ class FleetClient {
   // `reason` is not used: a resumption has none.
   absl::StatusOr<v1::Operation> Resume(const std::string& operation_id, const std::string& reason);
   absl::StatusOr<v1::Operation> Approve(const std::string& operation_id, const std::string& reason);
-  absl::StatusOr<v1::ListAuditRecordsResponse> AuditRecords(uint32_t limit);
+  absl::StatusOr<v1::ListAuditRecordsResponse> AuditRecords(uint32_t limit, uint64_t before_number = 0);
   absl::StatusOr<v1::VerifyAuditResponse> VerifyAudit(const std::string& expected_hash);
   absl::StatusOr<v1::ListReleasesResponse> Releases(const std::string& environment, const std::string& service);
   absl::StatusOr<v1::ListAgentsResponse> Agents();

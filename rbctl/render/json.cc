@@ -6,6 +6,7 @@
 
 #include "common/clock.h"
 #include "rbctl/render/checklist.h"
+#include "rbctl/render/reasons.h"
 #include "rbctl/render/words.h"
 
 namespace rb::cli {
@@ -268,6 +269,8 @@ std::string JsonPlan(const v1::Plan& plan) {
                      {"prediction", PredictionJson(host.has_prediction(), host.prediction())},
                      {"delta", DeltaJson(host.delta())}});
   }
+  std::vector<const v1::Reason*> reasons;
+  for (const v1::Reason& reason : plan.reasons()) reasons.push_back(&reason);
   return Dump({{"kind", Word(plan.spec().kind())},
                {"environment", plan.spec().environment()},
                {"service", plan.spec().service()},
@@ -277,6 +280,7 @@ std::string JsonPlan(const v1::Plan& plan) {
                {"target_seconds", Seconds(plan.has_target(), plan.target())},
                {"prediction", PredictionJson(plan.has_prediction(), plan.prediction())},
                {"notes", List(plan.notes())},
+               {"reasons", ReasonsJson(reasons)},
                {"refusal", plan.has_refusal() ? RefusalJson(plan.refusal()) : Json(nullptr)}});
 }
 

@@ -178,6 +178,14 @@ TEST(RenderTest, TheRest) {
   rows->set_now(120);
   rows->set_then(100);
   plan.add_notes("prod-1: not proved yet");
+  plan.add_notes("the window of prod is shut, and was overridden");
+  for (const auto& [rule, reason] : {std::make_pair(v1::Reason::RULE_WAVE, "2 waves of 50%: the fleet file says so"),
+                                     {v1::Reason::RULE_SCOPE, "every host of prod, in the fleet file's order"},
+                                     {v1::Reason::RULE_METHOD, "backup: it is proved and on the host"},
+                                     {v1::Reason::RULE_GATE, "the window of prod is shut, and was overridden"}}) {
+    plan.add_reasons()->set_rule(rule);
+    plan.mutable_reasons()->rbegin()->set_text(reason);
+  }
   plan.set_wave_count(1);
   ExpectGolden("plan.txt", RenderPlan(plan, {}));
 }

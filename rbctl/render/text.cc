@@ -2,12 +2,14 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/clock.h"
 #include "common/text.h"
 #include "rbctl/render/checklist.h"
+#include "rbctl/render/reasons.h"
 #include "rbctl/render/words.h"
 
 namespace rb::cli {
@@ -301,7 +303,18 @@ std::string RenderPlan(const v1::Plan& plan, const Style& style) {
       absl::StrAppend(&text, "  not kept by a release: ", Text(path), "\n");
     }
   }
+  // The source of each host stands above.
+  std::vector<const v1::Reason*> reasons;
+  for (const v1::Reason& reason : plan.reasons()) {
+    if (reason.rule() != v1::Reason::RULE_METHOD && reason.rule() != v1::Reason::RULE_REFUSAL)
+      reasons.push_back(&reason);
+  }
+  text += RenderReasons(reasons);
   for (const std::string& note : plan.notes()) {
+    const bool is_said = std::any_of(reasons.begin(), reasons.end(), [&note](const v1::Reason* reason) {
+      return absl::EndsWith(reason->text(), note);
+    });
+    if (is_said) continue;
     absl::StrAppend(&text, "Note: ", Text(note), "\n");
   }
   if (plan.has_target()) {

@@ -107,6 +107,9 @@ class Standing(unittest.TestCase):
         record = self.records(request="StartOperation", reason="once more")[0]
         self.assertFalse(record["allowed"])
         self.assertIn("quarantined", record["refusal"])
+        why = fleet.rbctl_json("why", str(record["number"]))
+        self.assertEqual((why["rule"], why["who"], why["outcome"]), ("quarantined", record["who"], "refused"))
+        self.assertIn("Refused by the rule: state", fleet.rbctl("why", "refused").out)
         # A dashboard's requests are there, but not each of them.
         for _ in range(5):
             fleet.rbctl("status")
