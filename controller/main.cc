@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -288,7 +289,15 @@ absl::Status Serve(const Options& options) {
     return builder.BuildAndStart();
   };
   RB_RETURN_IF_ERROR(driver.Resume());
+  if (notifier != nullptr) drills.OnChange([&](const Drill& drill) { notifier->OnDrill(drill); });
   RB_RETURN_IF_ERROR(drills.Resume());
+  if (notifier != nullptr) {
+    // A controller that was killed right after a drill has ended has not asked to lift its silence.
+    for (const std::string& id : notifier->Silenced()) {
+      if (!absl::StartsWith(id, "drill-")) continue;
+      if (const absl::Status told = drills.TellAgain(id); !told.ok()) LogWarning("notify", id, ": ", told.message());
+    }
+  }
   RB_RETURN_IF_ERROR(schedules.Resume());
   int port = 0;
   int join_port = 0;

@@ -113,6 +113,7 @@ absl::Status Drills::Resume() {
     const std::vector<DrillEffect> effects = OutstandingDrillEffects(running->drill, "", Elapsed(*running));
     std::vector<std::string> operations;
     for (const auto& [role, operation] : running->drill.operations) operations.push_back(operation.id);
+    if (on_change_) on_change_(running->drill);
     running_[id] = std::move(running);
     // On the loop: it does not run yet.
     loop_.PostResult([this, id, effects, operations] {
@@ -120,6 +121,12 @@ absl::Status Drills::Resume() {
       for (const std::string& operation : operations) SeeOperation(id, operation);
     });
   }
+  return absl::OkStatus();
+}
+
+absl::Status Drills::TellAgain(const std::string& id) {
+  RB_ASSIGN_OR_RETURN(const std::unique_ptr<Running> running, Load(id));
+  if (on_change_ && !running->drill.id.empty()) on_change_(running->drill);
   return absl::OkStatus();
 }
 
@@ -153,6 +160,7 @@ absl::Status Drills::TakeEvent(Running* running, const DrillEventRecord& event) 
   *running = std::move(next);
   const Drill drill = running->drill;
   if (stored.ended) running_.erase(drill.id);
+  if (on_change_) on_change_(drill);
   CarryOut(drill.id, effects);
   if (stored.ended) Ended(drill);
   return absl::OkStatus();

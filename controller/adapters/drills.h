@@ -3,6 +3,7 @@
 #ifndef RB_CONTROLLER_ADAPTERS_DRILLS_H_
 #define RB_CONTROLLER_ADAPTERS_DRILLS_H_
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -50,6 +51,10 @@ class Drills final : public DriverObserver {
 
   // The drill that a passed one has begun in the environment after it; empty, and `why` not.
   std::string NextOf(const std::string& id, std::string* why);
+  // Each time that something has happened to a drill; by Resume, for those that go on.
+  void OnChange(std::function<void(const Drill&)> tell) { on_change_ = std::move(tell); }
+  // Tells that again of one that may have ended.
+  absl::Status TellAgain(const std::string& id);
 
   // DriverObserver
   void OnOperation(const Operation& operation, bool is_new) override;
@@ -82,6 +87,7 @@ class Drills final : public DriverObserver {
   std::string Busy(const std::string& service, const std::string& environment);
   absl::Duration Elapsed(const Running& running) const { return clock_.Monotonic() - running.accepted_monotonic; }
 
+  std::function<void(const Drill&)> on_change_;
   const Fleet fleet_;
   DrillStore& store_;
   Driver& driver_;

@@ -43,6 +43,10 @@ class Reader {
     for (const auto& [key, text] : CheckNotifications(config_.notifications(), names)) {
       Complain(absl::StrCat("notifications", key), text);
     }
+    const std::vector<NotificationRule> rules = RulesOf(config_.notifications());
+    for (const std::string& name : names) {
+      if (TellsAnnouncements(rules, {name})) fleet_->announces_in.push_back(name);
+    }
     std::sort(problems_.begin(), problems_.end(), [](const YamlProblem& a, const YamlProblem& b) {
       return std::tie(a.line, a.path, a.text) < std::tie(b.line, b.path, b.text);
     });

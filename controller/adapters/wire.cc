@@ -308,13 +308,21 @@ absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
       spec.target.kind = TargetReference::Kind::kBefore;
       spec.target.before = FromProto(wire.target().before());
       break;
-    default:
+    case v1::TargetReference::KIND_UNSPECIFIED:
+    case v1::TargetReference::KIND_LAST_GOOD:
       spec.target.kind = TargetReference::Kind::kLastGood;
       break;
+    default:
+      return absl::InvalidArgumentError("this controller does not know that kind of target. Nothing was changed");
   }
   spec.target.name = wire.target().name();
   spec.force = wire.force();
   spec.target.force = wire.force() || wire.target().force();
+  if (wire.method() < v1::METHOD_UNSPECIFIED || wire.method() > v1::METHOD_REDEPLOY) {
+    return absl::InvalidArgumentError(absl::StrCat("this controller does not know method ",
+                                                   static_cast<int>(wire.method()),
+                                                   "; it knows auto, backup, git and redeploy. Nothing was changed"));
+  }
   spec.method = MethodFromWire(wire.method());
   for (const int component : wire.components()) {
     if (component < v1::COMPONENT_CODE || component > v1::COMPONENT_DATA) {
@@ -333,11 +341,12 @@ absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   spec.wait_for_lock = FromProto(wire.wait_for_lock());
   spec.skip_offline = wire.skip_offline();
   spec.drill_id = wire.drill_id();
+  spec.announcement = wire.announcement();
   if (spec.wait_for_lock < absl::ZeroDuration() || spec.wait_for_lock > absl::Hours(24)) {
     return absl::InvalidArgumentError("waiting for a lock takes at most 24h. Nothing was changed");
   }
   if (spec.hosts.size() > 10000 || spec.through.size() > 100 || spec.override_gates.size() > 10 ||
-      spec.target.name.size() > 300) {
+      spec.target.name.size() > 300 || spec.announcement.size() > 500) {
     return absl::InvalidArgumentError("the request names too much. Nothing was changed");
   }
   return spec;
@@ -363,6 +372,7 @@ v1::OperationSpec ToWire(const OperationSpec& spec) {
   wire.mutable_override_gates()->Add(spec.override_gates.begin(), spec.override_gates.end());
   wire.set_skip_offline(spec.skip_offline);
   wire.set_drill_id(spec.drill_id);
+  wire.set_announcement(spec.announcement);
   if (spec.wait_for_lock > absl::ZeroDuration()) *wire.mutable_wait_for_lock() = ToProto(spec.wait_for_lock);
   return wire;
 }

@@ -117,7 +117,10 @@ class LargePlan : public ::testing::Test {
 TEST_F(LargePlan, SaysWhyAndHowLongAndStaysSmall) {
   const Plan plan = Make();
   ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
-  EXPECT_THAT(Texts(plan, Rule::kMethod), ::testing::ElementsAre("backup: a proved backup is the fastest"));
+  EXPECT_THAT(Texts(plan, Rule::kMethod),
+              ::testing::ElementsAre("auto tries, in this order: a proved backup, git, a backup that is not proved, "
+                                     "redeploy through CI",
+                                     "backup: a proved backup is the fastest"));
   EXPECT_THAT(absl::StrJoin(Texts(plan, Rule::kNotChosen), ";"), ::testing::HasSubstr("is bad"));
   EXPECT_THAT(absl::StrJoin(Texts(plan, Rule::kWave), ";"), ::testing::HasSubstr("2000 hosts in 2 waves (size 50%"));
   EXPECT_THAT(Texts(plan, Rule::kScope), ::testing::SizeIs(1));

@@ -94,6 +94,8 @@ struct MetricsFiles {
 };
 
 struct Fleet {
+  // Environments in which --announce reaches somebody.
+  std::vector<std::string> announces_in;
   // By order.
   std::vector<Environment> environments;
   std::map<std::string, FleetService> services;

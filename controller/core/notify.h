@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "controller/core/drill.h"
 #include "controller/core/operation.h"
 
 namespace rb::controller {
@@ -24,7 +25,7 @@ struct NotificationRule {
 };
 
 struct Notification {
-  // Unique: "OPERATION/EVENT/RULE".
+  // Unique: "OPERATION/EVENT/RULE". A drill has an id like an operation.
   std::string key;
   // The rule's name, or kSilence.
   std::string rule;
@@ -43,8 +44,14 @@ inline constexpr char kEventSucceeded[] = "succeeded";
 inline constexpr char kEventFailed[] = "failed";
 inline constexpr char kEventReverted[] = "reverted";
 inline constexpr char kEventNeedsAttention[] = "needs-attention";
-inline const char* const kNotificationEvents[] = {kEventStarted, kEventWaiting,  kEventSucceeded,
-                                                  kEventFailed,  kEventReverted, kEventNeedsAttention};
+// What --announce says, when the operation begins and when it is over.
+inline constexpr char kEventAnnouncement[] = "announcement";
+// A rehearsal has ended; its own operations are not told of, but for those that somebody has to look at.
+inline constexpr char kEventDrillPassed[] = "drill-passed";
+inline constexpr char kEventDrillFailed[] = "drill-failed";
+inline const char* const kNotificationEvents[] = {kEventStarted,      kEventWaiting,     kEventSucceeded,
+                                                  kEventFailed,       kEventReverted,    kEventNeedsAttention,
+                                                  kEventAnnouncement, kEventDrillPassed, kEventDrillFailed};
 
 // Rules may not be called so: the messages that make and lift silences.
 inline constexpr char kSilence[] = "alertmanager silence";
@@ -60,6 +67,11 @@ std::vector<std::string> UnknownPlaceholders(const std::string& text);
 // What is owed for the operation as it is now. `silences`: Alertmanager is told as well, of whatever changes hosts.
 std::vector<Notification> NotificationsFor(const Operation& operation, const std::vector<NotificationRule>& rules,
                                            bool silences);
+
+std::vector<Notification> NotificationsFor(const Drill& drill, const std::vector<NotificationRule>& rules,
+                                           bool silences);
+// Whether somebody would be told of an announcement in one of these environments.
+bool TellsAnnouncements(const std::vector<NotificationRule>& rules, const std::vector<std::string>& environments);
 
 // One that could not be sent is tried again after so long; at most kMostAttempts times, which is about a day.
 absl::Duration WaitBeforeAttempt(uint32_t attempts_made);

@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
 namespace rb::controller {
 namespace {
 
@@ -85,6 +89,64 @@ TEST(Notify, AttemptsAreBounded) {
   for (uint32_t i = 0; i < kMostAttempts; ++i) all += WaitBeforeAttempt(i);
   EXPECT_GT(all, absl::Hours(12));
   EXPECT_LT(all, absl::Hours(36));
+}
+
+TEST(Notify, AnAnnouncementIsMadeBeforeAndAfter) {
+  NotificationRule users{"users", {"prod"}, {"announcement"}, ""};
+  NotificationRule others{"others", {"test"}, {"announcement"}, ""};
+  NotificationRule own{"own", {}, {"announcement"}, "<{announcement}>"};
+  const std::vector<NotificationRule> rules = {users, others, own};
+  Operation operation = Rollback(OperationState::kPreparing);
+  EXPECT_THAT(NotificationsFor(operation, rules, false), IsEmpty());
+  operation.plan.spec.announcement = "back in a minute";
+  std::vector<Notification> owed = NotificationsFor(operation, rules, false);
+  EXPECT_THAT(KeysOf(owed), ElementsAre("op-1/announcement-before/users", "op-1/announcement-before/own"));
+  EXPECT_EQ(owed[0].text, "prod/bot: back in a minute (a rollback begins)");
+  EXPECT_EQ(owed[0].event, "announcement");
+  EXPECT_EQ(owed[1].text, "<back in a minute>");
+  // Whatever the end.
+  for (const OperationState end : {OperationState::kSucceeded, OperationState::kAborted, OperationState::kReverted,
+                                   OperationState::kNeedsAttention}) {
+    operation.state = end;
+    owed = NotificationsFor(operation, rules, false);
+    EXPECT_THAT(KeysOf(owed), ElementsAre("op-1/announcement-after/users", "op-1/announcement-after/own"));
+    EXPECT_THAT(owed[0].text, HasSubstr("prod/bot: back in a minute (over: "));
+  }
+  EXPECT_TRUE(TellsAnnouncements(rules, {"prod"}));
+  EXPECT_FALSE(TellsAnnouncements({others}, {"prod"}));
+  EXPECT_FALSE(TellsAnnouncements({{"chat", {}, {"failed"}, ""}}, {"prod"}));
+}
+
+TEST(Notify, ADrillIsToldAsOneAndItsOperationsAreNot) {
+  const std::vector<NotificationRule> rules = {{"all", {}, {}, "{kind} {outcome}: {summary}"}};
+  Operation rehearsed = Rollback(OperationState::kReverted);
+  rehearsed.plan.spec.drill_id = "drill-1";
+  EXPECT_THAT(NotificationsFor(rehearsed, rules, false), IsEmpty());
+  rehearsed.state = OperationState::kNeedsAttention;
+  EXPECT_THAT(KeysOf(NotificationsFor(rehearsed, rules, false)), ElementsAre("op-1/needs-attention/all"));
+
+  Drill drill;
+  drill.id = "drill-1";
+  drill.spec.environment = "prod";
+  drill.spec.service = "bot";
+  drill.hosts.resize(1);
+  drill.hosts[0].host = "p1";
+  EXPECT_THAT(NotificationsFor(drill, rules, true), IsEmpty()) << "it may wait for an approval";
+  drill.state = DrillState::kInjecting;
+  std::vector<Notification> owed = NotificationsFor(drill, rules, true);
+  EXPECT_THAT(KeysOf(owed), ElementsAre("drill-1/silence/alertmanager silence"));
+  EXPECT_THAT(owed[0].hosts, ElementsAre("p1"));
+  // Whatever the end, the silence is lifted.
+  drill.summary = "as it should";
+  for (const auto& [end, event] :
+       {std::pair{DrillState::kPassed, "drill-passed"}, std::pair{DrillState::kMissedTarget, "drill-failed"},
+        std::pair{DrillState::kFailed, "drill-failed"}, std::pair{DrillState::kStopped, "drill-failed"}}) {
+    drill.state = end;
+    owed = NotificationsFor(drill, rules, true);
+    EXPECT_THAT(KeysOf(owed),
+                ElementsAre("drill-1/lift/alertmanager silence", absl::StrCat("drill-1/", event, "/all")));
+    EXPECT_THAT(owed[1].text, HasSubstr(": as it should"));
+  }
 }
 
 }  // namespace

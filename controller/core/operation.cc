@@ -509,6 +509,10 @@ class Machine {
     const std::string why = FirstError();
     Note("", absl::StrCat("not every host could be prepared from a source of its own (", why,
                           "); going on with a redeploy through CI, on all hosts"));
+    Explain("",
+            absl::StrCat("redeploy through CI was taken, on all hosts: not every host could be prepared from a source "
+                         "of its own (",
+                         why, ")"));
     std::vector<std::string> environments;
     uint32_t approval = 0;
     for (HostProgress& host : op().hosts) {

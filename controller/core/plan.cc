@@ -287,6 +287,9 @@ class Planner {
   }
 
   void ChooseSources() {
+    if (!spec().announcement.empty()) {
+      plan_.notes.push_back(absl::StrCat("announced before and after: ", spec().announcement));
+    }
     LookAtCi();
     if (spec().method == Method::kRedeploy) {
       if (through_ci_.has_value()) {
@@ -297,6 +300,10 @@ class Planner {
              absl::StrCat("rbctl plan ", spec().environment, " --method auto"));
       GiveCandidates();
       return;
+    }
+    if (spec().kind == OperationKind::kRollback && spec().method == Method::kAuto) {
+      Explain(Rule::kMethod,
+              "auto tries, in this order: a proved backup, git, a backup that is not proved, redeploy through CI");
     }
     for (const std::string& host : scope_.hosts) {
       if (plan_.missed.contains(host)) continue;

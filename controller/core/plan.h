@@ -60,6 +60,8 @@ struct OperationSpec {
   bool skip_offline = false;
   // Part of a drill; empty: for real.
   std::string drill_id;
+  // Told before and after; empty: nothing is.
+  std::string announcement;
 };
 
 // The environments that an operation changes, in order; each has a lock of its own.

@@ -174,6 +174,19 @@ Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
     scope.refusal = Refuse(Refusal::Code::kBadRequest, "say which operation to undo", "rbctl history");
     return scope;
   }
+  if (spec.announcement.size() > kLongestReason || Printable(spec.announcement) != spec.announcement) {
+    scope.refusal = Refuse(Refusal::Code::kBadRequest, absl::StrCat("an announcement is one line of at most ",
+                                                                    kLongestReason, " bytes of readable text"));
+    return scope;
+  }
+  if (!spec.announcement.empty() &&
+      std::find(fleet.announces_in.begin(), fleet.announces_in.end(), spec.environment) == fleet.announces_in.end()) {
+    scope.refusal = Refuse(Refusal::Code::kBadRequest,
+                           absl::StrCat("nobody would hear an announcement about ", spec.environment,
+                                        ": no rule under notifications in the fleet file takes \"announcement\""),
+                           "the same command without --announce");
+    return scope;
+  }
   // Last: a plan is made without a reason, and all else has to be right for it.
   if (absl::StripAsciiWhitespace(spec.reason).empty() && NeedsReason(spec, fleet)) {
     scope.refusal = Refuse(Refusal::Code::kReasonRequired,

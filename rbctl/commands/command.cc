@@ -157,7 +157,7 @@ bool ParseMoment(const std::string& text, absl::Time now, absl::Time* moment) {
 // What the flags of rollback, deploy, undo, plan and backup are read into.
 struct Flags {
   std::string environment, positional_service, service, to, to_before, method = "auto", only, reason, operation;
-  std::string through, wait_for_lock;
+  std::string through, wait_for_lock, announce;
   std::vector<std::string> hosts, override_gates;
   bool with_data = false, plan = false, emergency = false, force = false, no_revert = false, no_wait = false,
        even = false, pin = false, deploy = false, skip_offline = false;
@@ -184,6 +184,7 @@ void AddChange(CLI::App* sub, Flags* flags, Command* command) {
                 "Go on without hosts that are offline; they are listed until rbctl repair");
   sub->add_option("--wait", flags->wait_for_lock, "While another operation is at work: stand in line for so long")
       ->type_name("DURATION");
+  sub->add_option("--announce", flags->announce, "Tell the receivers of announcements this, before and after");
   sub->add_flag("--force", flags->force, "Use a bad, unproved or refused target; needs a reason");
   sub->add_flag("--no-revert", flags->no_revert, "When a host is unhealthy afterwards, leave it as it is");
   sub->add_flag("--no-wait", flags->no_wait, "Return as soon as the operation is accepted");
@@ -228,6 +229,7 @@ std::string FillSpec(const Flags& flags, v1::OperationKind kind, absl::Time now,
   spec->set_even_if_already_there(flags.even);
   spec->set_pin(flags.pin);
   spec->set_skip_offline(flags.skip_offline);
+  spec->set_announcement(flags.announce);
   spec->set_undo_operation_id(flags.operation);
   for (const std::string& gate : flags.override_gates) spec->add_override_gates(gate);
   if (!flags.through.empty()) {

@@ -103,8 +103,9 @@ class Notifications(unittest.TestCase):
   alertmanager: {{url: "{base}", host_label: instance}}
   rules:
     - {{name: hook, events: [started, succeeded, reverted], webhook: {{url: "{base}/hook", token_file: {self.path("token")}}}}}
-    - {{name: chat, slack: {{url_file: {self.path("slack")}}}, template: "{{kind}} {{outcome}} by {{by}}: {{reason}}"}}
+    - {{name: chat, events: [succeeded, reverted], slack: {{url_file: {self.path("slack")}}}, template: "{{kind}} {{outcome}} by {{by}}: {{reason}}"}}
     - {{name: room, environments: [prod], discord: {{url_file: {self.path("discord")}}}}}
+    - {{name: users, environments: [prod], events: [announcement], webhook: {{url: "{base}/users"}}}}
     - {{name: mail, events: [succeeded], email: {{server: "smtp://127.0.0.1:{mailbox.port}", plaintext: true,
         from: rb@example.org, to: [ops@example.org]}}}}
 """
@@ -138,7 +139,13 @@ class Notifications(unittest.TestCase):
             self.assertEqual(len(keys), len(set(keys)), "once each")
 
             # A failure is told as one.
-            fleet.deploy("prod", "v1.2.0", code=6)
+            run = fleet.rbctl("rollback", "test", "--to", "v1.0.0", "--announce", "soon", code=5)
+            self.assertIn("nobody would hear", run.err)
+            fleet.rbctl("deploy", "prod", "--to", "v1.2.0", "--reason", "x", "--announce", "back in a minute", code=6)
+            wait_for(lambda: len(receiver.of("/users")) == 2, "the announcements")
+            before, after = (body["text"] for body in receiver.of("/users"))
+            self.assertEqual(before, "prod/sample-bot: back in a minute (a deploy begins)")
+            self.assertTrue(after.startswith("prod/sample-bot: back in a minute (over: reverted. "), after)
             wait_for(lambda: receiver.of("/hook")[-1]["event"] == "reverted", "the revert to be told")
             wait_for(lambda: receiver.silences["s3"]["status"]["state"] == "expired", "its silence to be lifted", 60)
             shown = fleet.rbctl("history", "prod").out + fleet.rbctl("audit", "list").out

@@ -284,11 +284,9 @@ bool IsJournalled(const AgentState& state, const AgentEvent& event) {
                         [&](const Task& task) { return task.step_id == ended->result.step_id; });
   }
   if (const auto* over = std::get_if<OperationIsOver>(&event)) {
-    return std::any_of(state.services.begin(), state.services.end(),
-                       [&](const auto& service) {
-                         return Holds(service.second, over->operation_id) ||
-                                service.second.awaits_ci_for == over->operation_id;
-                       });
+    return std::any_of(state.services.begin(), state.services.end(), [&](const auto& service) {
+      return Holds(service.second, over->operation_id) || service.second.awaits_ci_for == over->operation_id;
+    });
   }
   return std::holds_alternative<ResultStored>(event);
 }

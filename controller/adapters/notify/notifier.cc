@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "common/status.h"
@@ -123,7 +124,29 @@ void Notifier::Measure(MetricSamples* samples) const {
 void Notifier::OnState(const Operation& operation) {
   const MutexLock lock(mutex_);
   if (IsFinal(operation.state) && operation.ended_at < made_at_) return;
-  for (Notification& notification : NotificationsFor(operation, options_.rules, options_.silences)) {
+  PutNew(NotificationsFor(operation, options_.rules, options_.silences));
+}
+
+void Notifier::OnDrill(const Drill& drill) {
+  const MutexLock lock(mutex_);
+  if (IsFinal(drill.state) && drill.ended_at < made_at_) return;
+  PutNew(NotificationsFor(drill, options_.rules, options_.silences));
+}
+
+std::vector<std::string> Notifier::Silenced() const {
+  const std::string silenced = absl::StrCat("/", kEventSilence, "/", kSilence);
+  const MutexLock lock(mutex_);
+  std::vector<std::string> ids;
+  for (const std::string& key : known_order_) {
+    if (!absl::EndsWith(key, silenced)) continue;
+    std::string id = key.substr(0, key.size() - silenced.size());
+    if (known_.count(absl::StrCat(id, "/", kEventLift, "/", kSilence)) == 0) ids.push_back(std::move(id));
+  }
+  return ids;
+}
+
+void Notifier::PutNew(std::vector<Notification> notifications) {
+  for (Notification& notification : notifications) {
     if (known_.count(notification.key) != 0) continue;
     const std::string key = notification.key;
     if (const absl::Status put = Put(std::move(notification)); !put.ok()) {

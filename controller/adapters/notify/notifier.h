@@ -44,6 +44,9 @@ class Notifier final : public DriverObserver {
   // What was put into the outbox before is not put there again. `now`: nothing is owed for what ended before
   // this outbox was made.
   void OnState(const Operation& operation) override;
+  void OnDrill(const Drill& drill);
+  // Operations and drills whose hosts were silenced, and for which nobody has asked to lift it yet.
+  std::vector<std::string> Silenced() const;
 
   size_t waiting() const;
   // As it is now.
@@ -60,6 +63,7 @@ class Notifier final : public DriverObserver {
 
   Notifier(Options options, Clock& clock, SendFunction send);
   void Run();
+  void PutNew(std::vector<Notification> notifications) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Both: durable when OK.
   absl::Status Put(Notification notification) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Done(const std::string& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
