@@ -865,9 +865,8 @@ class Machine {
       }
       return;
     }
-    const bool only_lost = std::all_of(op().hosts.begin(), op().hosts.end(), [](const HostProgress& host) {
-      return !host.failed || IsLeftAlone(host);
-    });
+    const bool only_lost = std::all_of(op().hosts.begin(), op().hosts.end(),
+                                       [](const HostProgress& host) { return !host.failed || IsLeftAlone(host); });
     if (only_lost && !UndoesUnconfirmed(op().plan)) {
       // A lost report alone never undoes a healthy host: the lost one keeps the target too, if it is healthy there.
       Explain("", absl::StrCat("healthy hosts are kept, and no further wave begins: ", NamesOf(failed),
@@ -1036,9 +1035,9 @@ class Machine {
       if (!Changes(host)) continue;
       const std::string& name = host.plan.host;
       if (host.state_unknown) {
-        parts.push_back(absl::StrCat(name, ": state not known, it did not answer",
-                                     IsLeftAlone(host) ? ", and ends alone: it keeps the new state if it is healthy"
-                                                       : ""));
+        parts.push_back(
+            absl::StrCat(name, ": state not known, it did not answer",
+                         IsLeftAlone(host) ? ", and ends alone: it keeps the new state if it is healthy" : ""));
         op().next_commands.push_back(absl::StrCat("rbctl status ", op().plan.spec.environment));
         op().next_commands.push_back(absl::StrCat("on ", name, ": rb-agent local status"));
         op().next_commands.push_back(absl::StrCat("when ", name, " is back: rbctl repair ", name));

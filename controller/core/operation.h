@@ -390,8 +390,8 @@ struct StepDeadlines {
   // On top, for preparing, committing and reverting what data is part of: databases may be dumped and restored by
   // programs of their own.
   absl::Duration with_data = absl::Minutes(30);
-  // A host that cannot be reached is waited for as long as it may take to be healthy, and at least so long: an agent that
-  // is only restarted is back by then. What it was told to do it ends alone.
+  // A host that cannot be reached is waited for as long as it may take to be healthy, and at least so long: an agent
+  // that is only restarted is back by then. What it was told to do it ends alone.
   absl::Duration least_lost = absl::Seconds(10);
 };
 

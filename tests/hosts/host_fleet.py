@@ -7,6 +7,7 @@ The packages are made of the build in RB_BUILD_DIR (default build/dev), so failp
 namespace of its own, from what its package holds.
 """
 import collections
+import concurrent.futures
 import json
 import os
 import shutil
@@ -52,14 +53,32 @@ def wait_for(condition, what, seconds=30):
         time.sleep(0.05)
 
 
-def build_packages(folder, version=None):
-    """The three packages of the build, by name."""
-    environment = {**os.environ, "BUILD_DIR": BUILD}
-    if version:
-        environment["CPACK_VERSION"] = version
-    subprocess.run([os.path.join(ROOT, "deploy", "build-packages"), folder], env=environment, check=True,
-                   stdout=subprocess.PIPE, timeout=300)
-    return {name.split("_")[0]: os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".deb")}
+NEWER = "9.9.9"
+
+
+def build_packages(folder):
+    """The three packages of the build, and the daemons' once more as a version that is newer."""
+    os.makedirs(folder, exist_ok=True)
+    subprocess.run([os.path.join(ROOT, "deploy", "build-packages"), folder], env={**os.environ, "BUILD_DIR": BUILD},
+                   check=True, stdout=subprocess.PIPE, timeout=300)
+    for name, path in packages_in(folder).items():
+        if name == "rbctl":
+            continue
+        with tempfile.TemporaryDirectory(dir=folder) as unpacked:
+            subprocess.run(["dpkg-deb", "-R", path, unpacked], check=True)
+            control = os.path.join(unpacked, "DEBIAN", "control")
+            with open(control, encoding="utf-8") as file:
+                text = file.read()
+            with open(control, "w", encoding="utf-8") as file:
+                file.write("\n".join(f"Version: {NEWER}" if line.startswith("Version:") else line
+                                     for line in text.split("\n")))
+            subprocess.run(["dpkg-deb", "-Zgzip", "-z1", "-b", unpacked, os.path.join(folder, f"newer-{name}.deb")],
+                           check=True, stdout=subprocess.DEVNULL)
+
+
+def packages_in(folder):
+    return {name.split("_")[0]: os.path.join(folder, name)
+            for name in os.listdir(folder) if name.endswith(".deb") and not name.startswith("newer-")}
 
 
 class HostFleet:
@@ -101,21 +120,24 @@ class HostFleet:
     # --- Setting up ---
 
     def _begin(self):
-        os.mkdir(self.path("packages"))
-        self.packages = build_packages(self.path("packages"))
+        # RB_PACKAGES: built already, for several tests.
+        folder = os.environ.get("RB_PACKAGES") or self.path("packages")
+        if not os.path.isdir(folder):
+            build_packages(folder)
+        self.packages = packages_in(folder)
         subprocess.run(["dpkg-deb", "-x", self.packages["rbctl"], self.path("workstation")], check=True)
         self.git_command = [os.path.join(ROOT, "deploy", "sample-service", "make-repository"), self.path("work")]
         subprocess.run(self.git_command, check=True)
         self.git("init", "-q", "--bare", "-b", "main", self.path("sample-bot.git"), cwd=self.folder)
         self.push("v1.0.0")
         self.lab = Lab("controller", *self.hosts, bind=[
-            f"{self.path('packages')}:/srv/packages", f"{self.path('sample-bot.git')}:/srv/sample-bot.git"])
+            f"{folder}:/srv/packages", f"{self.path('sample-bot.git')}:/srv/sample-bot.git"])
         self.lab.__enter__()
         for host in ["controller", *self.hosts]:
             self._make_dpkg_work(host)
         self._set_up_controller()
-        for host in self.hosts:
-            self._set_up_host(host)
+        with concurrent.futures.ThreadPoolExecutor(len(self.hosts)) as pool:
+            list(pool.map(self._set_up_host, self.hosts))
         self.wait_connected()
 
     def _make_dpkg_work(self, host):
@@ -127,7 +149,7 @@ class HostFleet:
             shutil.copy(os.path.join("/var/lib/dpkg", name), os.path.join(folder, name))
 
     def install(self, host, *packages):
-        """Names of packages of /srv/packages, or paths."""
+        """Names of packages of /srv/packages, or paths on the host."""
         names = [p if "/" in p else f"/srv/packages/{os.path.basename(self.packages[p])}" for p in packages]
         return self.lab.run(host, "dpkg", "-i", *names)
 

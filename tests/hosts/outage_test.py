@@ -8,7 +8,7 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from host_fleet import HEALTH, SERVICE, TREE, HostFleet, wait_for  # noqa: E402
+from host_fleet import HEALTH, NEWER, SERVICE, HostFleet, wait_for  # noqa: E402
 from lab import skip_unless_possible  # noqa: E402
 
 HOSTS = ["prod-1", "prod-2"]
@@ -45,7 +45,7 @@ class OutageTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.fleet = cls.enterClassContext(HostFleet({"prod": HOSTS}, clones=["prod-2"], verify_seconds=15))
+        cls.fleet = cls.enterClassContext(HostFleet({"prod": HOSTS}, clones=["prod-2"], verify_seconds=12))
         cls.lab = cls.fleet.lab
         for version in ("v1.0.0", "v1.1.0"):
             cls.fleet.deploy("prod", version)
@@ -155,6 +155,91 @@ class OutageTest(unittest.TestCase):
         self.assertEqual({host["host"]: (host["runs"]["version"], host["drifted"], host["missed"])
                           for host in status["hosts"]}, {host: (self.now, False, None) for host in HOSTS})
         self.settle()
+
+    def test_3_the_controllers_host_is_off(self):
+        host = "prod-1"
+        self.lab("halt", "controller")
+        said = self.sh(host, f"rb-agent local rollback --to {self.other} --force --reason 'nobody else is up'")
+        self.assertIn("healthy on", said)
+        self.assertTrue(self.fleet.is_healthy(host, self.other))
+        self.assertEqual(self.release_of(host), self.other)
+        self.lab("boot", "controller")
+        self.fleet.wait_connected(seconds=60)
+        by_hand = wait_for(lambda: [one for one in self.fleet.operations("prod") if one["kind"] == "local"],
+                           "what was done by hand to be in the history")
+        self.assertEqual([(one["hosts"][0]["host"], one["outcome"], one["reason"]) for one in by_hand],
+                         [(host, "succeeded", "nobody else is up")])
+        print(f"by hand: {said.splitlines()[-1]}\nhistory: {by_hand[0]['requested_by']}: {by_hand[0]['summary']}")
+        # The other host follows, so that the fleet is one again.
+        self.fleet.rbctl(*self.rollback("--even-if-there"))
+        self.turn()
+        self.settle()
+
+    def test_4_packages_are_upgraded_in_the_middle(self):
+        # The new state is there, and the service on its way up.
+        for host in HOSTS:
+            self.fleet.drop_in(host, SERVICE, "[Service]\nExecStartPost=/bin/sleep 4\n")
+        self.fleet.rbctl(*self.rollback("--no-wait"))
+        for host in HOSTS:
+            wait_for(lambda at=host: self.sh(at, f"systemctl is-active {SERVICE}", check=False).strip() == "activating",
+                     f"{host} to start its service")
+        before = {host: self.sh(host, f"systemctl show -P ExecMainPID {SERVICE}") for host in HOSTS}
+        for host, package in (("prod-1", "rb-agent"), ("controller", "rb-controller"), ("prod-2", "rb-agent")):
+            self.fleet.install(host, f"/srv/packages/newer-{package}.deb")
+            self.assertEqual(self.sh(host, f"dpkg-query -W -f '${{Version}} ${{db:Status-Status}}' {package}"),
+                             f"{NEWER} installed")
+        self.fleet.wait_connected(seconds=60)
+        self.wait_ended()
+        self.assertEqual(self.newest()["state"], "succeeded", self.newest())
+        for host in HOSTS:
+            self.assertEqual(self.release_of(host), self.other)
+            wait_for(lambda at=host: self.fleet.is_healthy(at, self.other), f"{host} to be healthy")
+            self.assertEqual(self.sh(host, f"systemctl show -P ExecMainPID {SERVICE}"), before[host],
+                             "an upgrade of the agent is no outage of the service")
+            self.fleet.drop_in(host, SERVICE, "")
+        self.turn()
+
+    def test_5_what_a_recovery_costs(self):
+        recoveries = {"backup": [], "git": []}
+        bare = []
+        for _ in range(ROUNDS):
+            for method in recoveries:
+                bare.append(float(self.lab.run("prod-1", "python3", "-c", BARE_RESTART)))
+                report = self.fleet.rbctl_json(*self.rollback("--method", method))
+                self.assertEqual(report["outcome"], "succeeded", report["summary"])
+                recoveries[method].append(
+                    next(host["recovery_seconds"] for host in report["hosts"] if host["host"] == "prod-1"))
+                self.turn()
+        restart = statistics.median(bare)
+        print(f"\nbare systemctl restart to healthy: median {restart:.3f} s of {len(bare)}")
+        for method, seconds in recoveries.items():
+            overhead = statistics.median(seconds) - restart
+            print(f"by {method}: recovery median {statistics.median(seconds):.3f} s of {ROUNDS} "
+                  f"({', '.join(f'{each:.3f}' for each in seconds)}), {overhead:+.3f} s beyond it")
+            self.assertLessEqual(overhead, MOST_OVERHEAD_SECONDS, method)
+
+    def test_6_remove_and_purge(self):
+        host = "prod-1"
+        self.sh(host, f"test -e {DROP_IN}")
+        self.sh(host, "dpkg -r rb-agent")
+        self.assertEqual(self.sh(host, f"ls -d {DROP_IN} /usr/bin/rb-agent /lib/systemd/system/rb-agent.service "
+                                       "2>/dev/null", check=False), "")
+        self.sh(host, "test -e /var/lib/rb-agent/store && test -e /etc/rb/agent.yaml")
+        self.assertTrue(self.fleet.is_healthy(host, self.now), "the service is none of a package's business")
+        self.sh(host, f"systemctl restart {SERVICE}")
+        wait_for(lambda: self.fleet.is_healthy(host, self.now), "the service to start without an agent")
+        # Installed again, it is what it was.
+        self.fleet.install(host, "rb-agent")
+        wait_for(lambda: self.sh(host, f"ls {DROP_IN} 2>/dev/null", check=False), "the drop-in to be back")
+        self.fleet.wait_connected()
+        self.sh(host, "dpkg -P rb-agent")
+        self.sh("controller", "dpkg -P rb-controller")
+        for at, name in ((host, "rb-agent"), ("controller", "rb-controller")):
+            left = self.sh(at, f"find / -xdev \\( -name '{name}*' -o -name '50-rb*' -o -path '/etc/rb*' \\) "
+                               "-not -path '/srv/*' -not -path '/proc/*'; "
+                               f"ls -d /etc/rb /var/lib/{name} /usr/bin/{name} 2>/dev/null", check=False)
+            self.assertEqual(left, "", f"{name} left something behind")
+        self.assertTrue(self.fleet.is_healthy(host, self.now))
 
 
 if __name__ == "__main__":

@@ -93,10 +93,10 @@ class LineJudge {
       // What is still to be read may hold it.
       result->may_recover = !read_all || waited < within;
       result->is_waiting = waited < within;
-      result->observed = absl::StrCat(
-          "no such line yet, ", FormatSeconds(waited),
-          context.started_at != absl::InfinitePast() ? " after the start" : " after the first look", " (it has ",
-          FormatSeconds(within), ")");
+      result->observed =
+          absl::StrCat("no such line yet, ", FormatSeconds(waited),
+                       context.started_at != absl::InfinitePast() ? " after the start" : " after the first look",
+                       " (it has ", FormatSeconds(within), ")");
       return;
     }
     result->passed = read_all || context.quick;

@@ -46,7 +46,8 @@ class Probe {
  public:
   virtual ~Probe() = default;
   virtual ProbeResult Run(const ProbeContext& context) = 0;
-  // Called right before the service is started by us (not when it runs already), so that a probe can remember where logs end and what the process was.
+  // Called right before the service is started by us (not when it runs already), so that a probe can remember where
+  // logs end and what the process was.
   virtual void BeforeStart() {}
 };
 
