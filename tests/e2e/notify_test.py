@@ -141,6 +141,7 @@ class Notifications(unittest.TestCase):
             # A failure is told as one.
             run = fleet.rbctl("rollback", "test", "--to", "v1.0.0", "--announce", "soon", code=5)
             self.assertIn("nobody would hear", run.err)
+            fleet.push("v1.2.0")
             fleet.rbctl("deploy", "prod", "--to", "v1.2.0", "--reason", "x", "--announce", "back in a minute", code=6)
             wait_for(lambda: len(receiver.of("/users")) == 2, "the announcements")
             before, after = (body["text"] for body in receiver.of("/users"))
