@@ -30,7 +30,7 @@ namespace {
 
 constexpr absl::Duration kDefaultTimeout = absl::Seconds(60);
 constexpr absl::Duration kReapStep = absl::Milliseconds(5);
-constexpr size_t kMostOutput = 64 * 1024;
+constexpr size_t kMostOutput = size_t{64} * 1024;
 constexpr size_t kLongestRunId = 200;
 
 // What it printed; UNAVAILABLE when it failed or took too long. Its own group is ended with it.
