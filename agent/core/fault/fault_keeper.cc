@@ -116,16 +116,13 @@ absl::Status FaultKeeper::Inject(FaultKind kind, const std::string& drill_id, ab
     return Annotate(done, "the undo of the fault could not be recorded; nothing was changed");
   }
   if (strikes) return absl::OkStatus();
-  RB_FAILPOINT("agent.fault.after-record");
   done = ports_.tools->Break(record_.plan);
   if (done.ok()) done = ports_.tools->CheckBroken(record_.plan);
-  RB_FAILPOINT("agent.fault.after-break");
   if (done.ok()) {
     record_.state = FaultState::kIn;
     record_.injected_at = ports_.clock->Now();
     done = Save();
   }
-  RB_FAILPOINT("agent.fault.before-start");
   if (!done.ok()) {
     record_.state = FaultState::kEnding;
     const absl::Status mended = End(drill_id);
@@ -147,7 +144,6 @@ absl::Status FaultKeeper::MendNow(bool may_be_stopped, uint32_t* put_back) {
   const bool restart = record_.plan.kind != FaultKind::kDiskFull;
   if (restart) RB_RETURN_IF_ERROR(ports_.stop());
   const absl::StatusOr<uint32_t> mended = ports_.tools->Mend(record_.plan);
-  RB_FAILPOINT("agent.fault.after-mend");
   if (mended.ok()) *put_back = *mended;
   if (restart) {
     const absl::Status started = ports_.start();

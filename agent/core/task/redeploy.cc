@@ -90,7 +90,6 @@ void StepRunner::PrepareForRedeploy(const Task& task, const PrepareStep& step, C
     request.commit = drift->commit;
     request.version = drift->version;
   }
-  RB_FAILPOINT("agent.redeploy.before-capture");
   absl::StatusOr<Release> release = ports_.engine->Capture(request);
   if (!release.ok()) {
     result->status = Annotate(release.status(), "what is there could not be kept; nothing was changed");
@@ -105,7 +104,6 @@ void StepRunner::PrepareForRedeploy(const Task& task, const PrepareStep& step, C
 void StepRunner::Await(const AwaitStep& step, Context* context) {
   TaskResult* result = context->result;
   context->progress(Stage::kProbing, "waiting for CI");
-  RB_FAILPOINT("agent.await.begin");
   probe_context_.expected_commit = step.deployed_commit.empty() ? step.commit : step.deployed_commit;
   probe_context_.expected_version = step.version;
   // Nobody may have known the commit when this was planned: a tag of it is known here once it was fetched.
@@ -204,7 +202,6 @@ void StepRunner::Await(const AwaitStep& step, Context* context) {
         result->times.downtime = std::max(result->times.downtime, absl::ZeroDuration());
       }
       context->progress(Stage::kHealthy, "");
-      RB_FAILPOINT("agent.await.end");
       return;
     }
     if (result->verdict == Verdict::kUnhealthy) return;

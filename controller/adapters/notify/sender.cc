@@ -3,7 +3,6 @@
 #include <curl/curl.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <set>
 
@@ -72,7 +71,7 @@ struct Mail {
 size_t GiveMail(char* to, size_t size, size_t count, void* from) {
   auto* mail = static_cast<Mail*>(from);
   const size_t take = std::min(size * count, mail->text.size() - mail->sent);
-  std::memcpy(to, mail->text.data() + mail->sent, take);
+  mail->text.copy(to, take, mail->sent);
   mail->sent += take;
   return take;
 }
