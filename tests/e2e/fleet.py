@@ -295,14 +295,15 @@ class Fleet:
     def agents(self):
         return self.rbctl_json("agents")["agents"]
 
+    def are_connected(self, hosts=None):
+        run = self.rbctl("agents", "-o", "json", code=None)
+        if run.code != 0:
+            return False
+        names = {agent["name"] for agent in json.loads(run.out)["agents"] if agent.get("connected")}
+        return names >= set(hosts or self.hosts)
+
     def wait_connected(self, hosts=None, seconds=30):
-        def connected():
-            run = self.rbctl("agents", "-o", "json", code=None)
-            if run.code != 0:
-                return False
-            names = {agent["name"] for agent in json.loads(run.out)["agents"] if agent.get("connected")}
-            return names >= set(hosts or self.hosts)
-        wait_for(connected, f"{hosts or self.hosts} to connect", seconds)
+        wait_for(lambda: self.are_connected(hosts), f"{hosts or self.hosts} to connect", seconds)
 
     def health(self, host):
         """What the service says of itself; None when it does not answer."""

@@ -240,7 +240,6 @@ void StepRunner::RestoreReplaced(const Task& task, const RevertStep& step, Conte
       return;
     }
   }
-  RB_FAILPOINT("agent.restore.prepared");
   if (!begun || open->phase == TransactionPhase::kPrepared) {
     result->status = StopService(context);
     if (result->status.ok()) {
@@ -254,7 +253,6 @@ void StepRunner::RestoreReplaced(const Task& task, const RevertStep& step, Conte
       return;
     }
   }
-  RB_FAILPOINT("agent.restore.committed");
   const absl::StatusOr<Release> kept =
       ports_.engine->Keep(task.operation_id, Cause::kDeploy, false, false, step.reason);
   if (!kept.ok()) {
