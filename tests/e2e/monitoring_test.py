@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from alertmanager import Alertmanager
 from fleet import ROOT, SERVICE, Fleet, free_ports, wait_for
 
 DEPLOY = os.path.join(ROOT, "deploy", "prometheus")
@@ -67,7 +68,7 @@ class Monitoring(unittest.TestCase):
                                f"metrics: {{address: \"127.0.0.1:0\", {secured}}}\n")
         fleet.fleet_extra = (f"metrics: {{{secured}}}\n"
                              f"schedules:\n  yearly: {{kind: backup, cron: \"0 0 1 1 *\", environments: [test]}}\n"
-                             f"notifications:\n  rules:\n"
+                             f"notifications:\n  alertmanager: {{url: \"http://127.0.0.1:{cls.alertmanager_port}\"}}\n  rules:\n"
                              f"    - {{name: nobody, webhook: {{url: \"http://127.0.0.1:{dead}/\"}}}}\n")
         fleet.__enter__()
         cls.start_monitoring()
@@ -103,19 +104,10 @@ class Monitoring(unittest.TestCase):
             assert shipped in config, shipped
             config = config.replace(shipped, here)
         os.mkdir(fleet.path("monitoring"))
-        for name, text in (("prometheus.yml", config), ("alertmanager.yml", f"""
-route: {{receiver: here, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}
-receivers:
-  - name: here
-    webhook_configs: [{{url: "http://127.0.0.1:{cls.receiver.port}/", send_resolved: true}}]
-""")):
-            with open(fleet.path("monitoring", name), "w", encoding="utf-8") as f:
-                f.write(text)
-        fleet._spawn("alertmanager", ["/usr/bin/prometheus-alertmanager",
-                                      f"--config.file={fleet.path('monitoring', 'alertmanager.yml')}",
-                                      f"--storage.path={fleet.path('monitoring', 'alertmanager')}",
-                                      f"--web.listen-address=127.0.0.1:{cls.alertmanager_port}",
-                                      "--cluster.listen-address="])
+        with open(fleet.path("monitoring", "prometheus.yml"), "w", encoding="utf-8") as f:
+            f.write(config)
+        cls.alertmanager = Alertmanager(fleet, cls.alertmanager_port, f"http://127.0.0.1:{cls.receiver.port}/")
+        cls.alertmanager.start()
         fleet._spawn("prometheus", ["/usr/bin/prometheus",
                                     f"--config.file={fleet.path('monitoring', 'prometheus.yml')}",
                                     f"--storage.tsdb.path={fleet.path('monitoring', 'tsdb')}",
@@ -158,6 +150,12 @@ receivers:
     def drill(self, method, outcome):
         run = self.fleet.rbctl_json("drill", "run", "bad-code", "test", "--method", method, code=None)
         self.assertEqual(run["state"], outcome, json.dumps(run, indent=1))
+        # Its host's alerts were silenced for as long as it took, whatever came of it.
+        self.alertmanager.wait_for(run["id"], "expired", "test-1")
+        silence = next(one for one in self.alertmanager.silences() if one["comment"].startswith(run["id"] + ":"))
+        self.assertEqual(silence["matchers"][0]["name"], "host")
+        self.assertLess(silence["startsAt"], run["ended_at"])
+        self.assertGreaterEqual(silence["endsAt"][:19], run["ended_at"][:19])
 
     def test_a_good_drill_is_seen_and_a_slow_one_is_told(self):
         fleet = self.fleet
