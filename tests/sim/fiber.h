@@ -46,10 +46,10 @@ class Fiber {
   bool running_ = false;
   bool killed_ = false;
   // For AddressSanitizer, which has to know which stack is in use.
-  void* own_fake_stack_ = nullptr;
-  void* caller_fake_stack_ = nullptr;
-  const void* caller_stack_ = nullptr;
-  size_t caller_stack_bytes_ = 0;
+  [[maybe_unused]] void* own_fake_stack_ = nullptr;
+  [[maybe_unused]] void* caller_fake_stack_ = nullptr;
+  [[maybe_unused]] const void* caller_stack_ = nullptr;
+  [[maybe_unused]] size_t caller_stack_bytes_ = 0;
 };
 
 }  // namespace rb::sim
