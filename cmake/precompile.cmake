@@ -1,4 +1,5 @@
 # The headers that most files include and that take longest to read. Used by the presets that build with clang.
+add_compile_options(-pthread)  # one set of options for all that share them
 file(WRITE ${PROJECT_BINARY_DIR}/precompiled.cc "")
 add_library(rb_precompiled STATIC ${PROJECT_BINARY_DIR}/precompiled.cc)
 target_link_libraries(rb_precompiled PRIVATE rb_warnings absl::strings absl::statusor absl::time)
