@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
 #include "common/text.h"
+#include "controller/adapters/sqlite_statement.h"
 
 namespace rb::controller {
 namespace {
@@ -26,63 +27,13 @@ constexpr char kSchema[] = R"sql(
     message TEXT NOT NULL, PRIMARY KEY (schedule, due_us)) STRICT;
 )sql";
 
-absl::Status SqliteStatus(sqlite3* database) {
-  const int code = sqlite3_errcode(database);
-  const std::string text = absl::StrCat("the controller's store: ", sqlite3_errmsg(database));
-  if (code == SQLITE_FULL) return absl::ResourceExhaustedError(absl::StrCat(text, ". Make room on its disk"));
-  if (code == SQLITE_BUSY) return absl::UnavailableError(text);
-  if (code == SQLITE_CONSTRAINT) return absl::AlreadyExistsError(text);
-  if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) return absl::DataLossError(text);
-  return absl::InternalError(text);
-}
-
-class Statement {
- public:
-  Statement(sqlite3* database, const char* sql) : database_(database) {
-    ok_ = sqlite3_prepare_v2(database, sql, -1, &statement_, nullptr) == SQLITE_OK;
-  }
-  ~Statement() { sqlite3_finalize(statement_); }
-  Statement(const Statement&) = delete;
-  Statement& operator=(const Statement&) = delete;
-  Statement& Text(absl::string_view text) {
-    sqlite3_bind_text(statement_, ++bound_, text.data(), static_cast<int>(text.size()), SQLITE_TRANSIENT);
-    return *this;
-  }
-  Statement& Blob(absl::string_view blob) {
-    sqlite3_bind_blob(statement_, ++bound_, blob.data(), static_cast<int>(blob.size()), SQLITE_TRANSIENT);
-    return *this;
-  }
-  Statement& Number(int64_t number) {
-    sqlite3_bind_int64(statement_, ++bound_, number);
-    return *this;
-  }
-  // True when there is a row.
-  absl::StatusOr<bool> Step() {
-    const int code = ok_ ? sqlite3_step(statement_) : SQLITE_ERROR;
-    if (code == SQLITE_ROW) return true;
-    if (code == SQLITE_DONE) return false;
-    return SqliteStatus(database_);
-  }
-  std::string TextOf(int column) const {
-    const void* data = sqlite3_column_blob(statement_, column);
-    return std::string(static_cast<const char*>(data), static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
-  }
-  int64_t NumberOf(int column) const { return sqlite3_column_int64(statement_, column); }
-
- private:
-  sqlite3* const database_;
-  sqlite3_stmt* statement_ = nullptr;
-  bool ok_ = false;
-  int bound_ = 0;
-};
-
 absl::Status Execute(sqlite3* database, const char* sql) {
   return sqlite3_exec(database, sql, nullptr, nullptr, nullptr) == SQLITE_OK ? absl::OkStatus()
-                                                                             : SqliteStatus(database);
+                                                                             : SqliteStatus(database, "execute");
 }
 
 StoredDrill Read(const Statement& row) {
-  return StoredDrill{row.TextOf(0), row.TextOf(1), row.TextOf(2), row.NumberOf(3) != 0, row.TextOf(4)};
+  return StoredDrill{row.Text(0), row.Text(1), row.Text(2), row.Number(3) != 0, row.Text(4)};
 }
 
 }  // namespace
@@ -92,7 +43,7 @@ absl::StatusOr<std::unique_ptr<DrillStore>> DrillStore::Open(const std::string& 
   const int opened = sqlite3_open_v2(path.c_str(), &database,
                                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
   std::unique_ptr<DrillStore> store(new DrillStore(database));
-  if (opened != SQLITE_OK) return SqliteStatus(database);
+  if (opened != SQLITE_OK) return SqliteStatus(database, absl::StrCat("open ", path));
   sqlite3_busy_timeout(database, kBusyTimeoutMs);
   RB_RETURN_IF_ERROR(Execute(database, kSchema));
   return store;
@@ -106,14 +57,14 @@ absl::Status DrillStore::AppendEvent(const StoredDrill& drill, uint64_t sequence
   const auto write = [&]() -> absl::Status {
     if (sequence == 1) {
       Statement add(database_, "INSERT INTO drills VALUES (?, ?, ?, ?, NULLIF(?, ''), ?)");
-      add.Text(drill.id).Text(drill.environment).Text(drill.service).Number(drill.ended ? 1 : 0);
-      RB_RETURN_IF_ERROR(add.Text(idempotency_key).Blob(drill.snapshot).Step().status());
+      add.Bind(drill.id).Bind(drill.environment).Bind(drill.service).BindNumber(drill.ended ? 1 : 0);
+      RB_RETURN_IF_ERROR(add.Bind(idempotency_key).BindBlob(drill.snapshot).Run());
     } else {
       Statement replace(database_, "UPDATE drills SET ended = ?, snapshot = ? WHERE id = ?");
-      RB_RETURN_IF_ERROR(replace.Number(drill.ended ? 1 : 0).Blob(drill.snapshot).Text(drill.id).Step().status());
+      RB_RETURN_IF_ERROR(replace.BindNumber(drill.ended ? 1 : 0).BindBlob(drill.snapshot).Bind(drill.id).Run());
     }
     Statement append(database_, "INSERT INTO drill_events VALUES (?, ?, ?)");
-    return append.Text(drill.id).Number(static_cast<int64_t>(sequence)).Blob(event).Step().status();
+    return append.Bind(drill.id).BindNumber(static_cast<int64_t>(sequence)).BindBlob(event).Run();
   };
   absl::Status done = write();
   if (done.ok()) done = Execute(database_, "COMMIT");
@@ -123,12 +74,12 @@ absl::Status DrillStore::AppendEvent(const StoredDrill& drill, uint64_t sequence
 
 absl::StatusOr<std::vector<std::string>> DrillStore::Events(const std::string& id) {
   Statement statement(database_, "SELECT event FROM drill_events WHERE drill_id = ? ORDER BY sequence");
-  statement.Text(id);
+  statement.Bind(id);
   std::vector<std::string> events;
   while (true) {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
     if (!row) return events;
-    events.push_back(statement.TextOf(0));
+    events.push_back(statement.Text(0));
   }
 }
 
@@ -136,7 +87,7 @@ absl::StatusOr<StoredDrill> DrillStore::Find(const std::string& id_or_prefix) {
   Statement statement(database_,
                       "SELECT id, environment, service, ended, snapshot FROM drills "
                       "WHERE substr(id, 1, length(?1)) = ?1 AND ?1 != '' ORDER BY id LIMIT 2");
-  RB_ASSIGN_OR_RETURN(const bool found, statement.Text(id_or_prefix).Step());
+  RB_ASSIGN_OR_RETURN(const bool found, statement.Bind(id_or_prefix).Step());
   if (!found) {
     return absl::NotFoundError(absl::StrCat("there is no drill ", Printable(id_or_prefix), ". Type: rbctl drill list"));
   }
@@ -149,8 +100,8 @@ absl::StatusOr<StoredDrill> DrillStore::Find(const std::string& id_or_prefix) {
 
 absl::StatusOr<std::string> DrillStore::DrillOfKey(const std::string& idempotency_key) {
   Statement statement(database_, "SELECT id FROM drills WHERE idempotency_key = ?");
-  RB_ASSIGN_OR_RETURN(const bool found, statement.Text(idempotency_key).Step());
-  return found ? statement.TextOf(0) : std::string();
+  RB_ASSIGN_OR_RETURN(const bool found, statement.Bind(idempotency_key).Step());
+  return found ? statement.Text(0) : std::string();
 }
 
 absl::StatusOr<std::vector<StoredDrill>> DrillStore::List(const std::string& environment, const std::string& service,
@@ -158,7 +109,7 @@ absl::StatusOr<std::vector<StoredDrill>> DrillStore::List(const std::string& env
   Statement statement(database_,
                       "SELECT id, environment, service, ended, snapshot FROM drills WHERE (?1 = '' OR environment = ?1)"
                       " AND (?2 = '' OR service = ?2) ORDER BY rowid DESC LIMIT ?3");
-  statement.Text(environment).Text(service).Number(static_cast<int64_t>(limit));
+  statement.Bind(environment).Bind(service).BindNumber(static_cast<int64_t>(limit));
   std::vector<StoredDrill> drills;
   while (true) {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
@@ -173,31 +124,31 @@ absl::StatusOr<std::vector<std::string>> DrillStore::Unfinished() {
   while (true) {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
     if (!row) return ids;
-    ids.push_back(statement.TextOf(0));
+    ids.push_back(statement.Text(0));
   }
 }
 
 absl::Status DrillStore::BeginRun(const ScheduleRun& run) {
   Statement statement(database_, "INSERT INTO schedule_runs VALUES (?, ?, ?, ?, ?)");
-  RB_RETURN_IF_ERROR(statement.Text(run.schedule)
-                         .Number(absl::ToUnixMicros(run.due_at))
-                         .Number(absl::ToUnixMicros(run.began_at))
-                         .Text(run.outcome)
-                         .Text(run.message)
+  RB_RETURN_IF_ERROR(statement.Bind(run.schedule)
+                         .BindNumber(absl::ToUnixMicros(run.due_at))
+                         .BindNumber(absl::ToUnixMicros(run.began_at))
+                         .Bind(run.outcome)
+                         .Bind(run.message)
                          .Step()
                          .status());
   Statement thin_out(database_,
                      "DELETE FROM schedule_runs WHERE schedule = ?1 AND due_us < (SELECT due_us FROM schedule_runs "
                      "WHERE schedule = ?1 ORDER BY due_us DESC LIMIT 1 OFFSET ?2)");
-  return thin_out.Text(run.schedule).Number(kRunsKept).Step().status();
+  return thin_out.Bind(run.schedule).BindNumber(kRunsKept).Run();
 }
 
 absl::Status DrillStore::EndRun(const ScheduleRun& run) {
   Statement statement(database_, "UPDATE schedule_runs SET outcome = ?, message = ? WHERE schedule = ? AND due_us = ?");
-  return statement.Text(run.outcome)
-      .Text(run.message)
-      .Text(run.schedule)
-      .Number(absl::ToUnixMicros(run.due_at))
+  return statement.Bind(run.outcome)
+      .Bind(run.message)
+      .Bind(run.schedule)
+      .BindNumber(absl::ToUnixMicros(run.due_at))
       .Step()
       .status();
 }
@@ -210,11 +161,11 @@ absl::StatusOr<std::vector<ScheduleRun>> DrillStore::LastRuns() {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
     if (!row) return runs;
     ScheduleRun run;
-    run.schedule = statement.TextOf(0);
-    run.due_at = absl::FromUnixMicros(statement.NumberOf(1));
-    run.began_at = absl::FromUnixMicros(statement.NumberOf(2));
-    run.outcome = statement.TextOf(3);
-    run.message = statement.TextOf(4);
+    run.schedule = statement.Text(0);
+    run.due_at = absl::FromUnixMicros(statement.Number(1));
+    run.began_at = absl::FromUnixMicros(statement.Number(2));
+    run.outcome = statement.Text(3);
+    run.message = statement.Text(4);
     runs.push_back(std::move(run));
   }
 }

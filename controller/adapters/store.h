@@ -23,6 +23,8 @@ struct sqlite3;
 
 namespace rb::controller {
 
+class Statement;
+
 struct Principal {
   std::string name;
   Role role = Role::kNone;
@@ -148,7 +150,6 @@ class Store {
 
  private:
   Store(sqlite3* database, std::string path) : database_(database), reserve_path_(std::move(path)) {}
-  class Statement;
   absl::Status PutBrief(const StoredOperation& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status InsertOperation(const StoredEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static absl::StatusOr<std::vector<AuditRecord>> ReadAudit(Statement* statement);
