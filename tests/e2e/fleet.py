@@ -85,7 +85,7 @@ def marked(mark):
 class Fleet:
     def __init__(self, environments=None, fleet_extra="", retain=10, wave="100%", on_failure="revert",
                  verify_deadline="10s", bin_dir=BIN, service_lines="", gates=None, drills=None, agent_options=(),
-                 targets="backup: 3m, redeploy: 10m, git: 2m", metrics="127.0.0.1:0"):
+                 targets="backup: 3m, redeploy: 10m, git: 2m", metrics="127.0.0.1:0", unit_probe="\n      - unit: {}"):
         self.environments = environments or {"test": ["test-1", "test-2"], "prod": ["prod-1", "prod-2"]}
         self.hosts = [host for hosts in self.environments.values() for host in hosts]
         self.environment_of = {host: env for env, hosts in self.environments.items() for host in hosts}
@@ -98,7 +98,7 @@ class Fleet:
         self.service_lines = service_lines
         # More words for `rb-agent serve`.
         self.agent_options = agent_options
-        self.targets, self.metrics = targets, metrics
+        self.targets, self.metrics, self.unit_probe = targets, metrics, unit_probe
         # Environment -> its gate, as YAML.
         self.gates = gates or {}
         # Environment -> what drills may do there, as YAML.
@@ -176,8 +176,7 @@ class Fleet:
     sqlite: [data/bot.db]
     git: {{remote: "file://{self.path("remote.git")}", branch: main}}
     check_config: [{{json: "config-*.json"}}]
-    probes:
-      - unit: {{}}
+    probes:{self.unit_probe}
       - http: {{url: "http://127.0.0.1:{port}/api/health", json: {{status: healthy}}}}
       - log: {{expect: "Connected to chat", forbid: "ERROR|CRITICAL", within: 10s}}
       - version: {{url: "http://127.0.0.1:{port}/api/health", json: version}}

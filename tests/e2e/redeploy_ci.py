@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""A small CI for tests: `redeploy_ci.py FOLDER dispatch|status|cancel KEY-OR-RUN [COMMIT]`, as `ci: {command: …}` calls it.
+"""A small CI for tests: `redeploy_ci.py FOLDER dispatch|status|cancel KEY-OR-RUN [COMMIT ENVIRONMENT]`, as
+`ci: {command: …}` and tests/ci_provider/github.mjs call it.
 
-FOLDER/ci.json: {"mode": …, "trees": [...], "repository": …, "mark": …, "wrong": commit}. A run deploys as people's CI
-does: rsync into each tree, then the service is killed and comes up again. Modes: "deploy"; "fail": ends with an error
-before anything; "hang": never ends, having done nothing; "half": deploys to half of the trees, then never ends;
-"wrong": deploys another commit, and says that all is well.
+FOLDER/ci.json: {"modes": {environment: mode}, "trees": {environment: [...]}, "repository": …, "mark": …, "wrong": commit}.
+A run deploys as people's CI does: rsync into each tree of the environment, then the service is killed and comes up again.
+Modes: "deploy"; "fail": ends with an error before anything; "hang": never ends, having done nothing; "half": deploys to half
+of the trees, then never ends; "wrong": deploys another commit, and says that all is well.
 """
 import json
 import os
@@ -37,14 +38,15 @@ def kill_service(tree, mark):
             pass
 
 
-def work(config, run, commit):
+def work(config, run, commit, environment):
     say = lambda text: write(os.path.join(run, "status"), text)
-    mode = config["mode"]
+    mode, trees = config["modes"][environment], config["trees"][environment]
     say("running deploying " + commit[:7])
     if mode == "fail":
         say("failed the tests of the workflow failed")
         return
-    trees = config["trees"] if mode != "half" else config["trees"][:len(config["trees"]) // 2]
+    if mode == "half":
+        trees = trees[:len(trees) // 2]
     if mode == "wrong":
         commit = config["wrong"]
     if mode != "hang":
@@ -76,7 +78,7 @@ def main():
                 for fd in (0, 1, 2):
                     os.dup2(null, fd)
                 try:
-                    work(config, run, sys.argv[4])
+                    work(config, run, *sys.argv[4:6])
                 finally:
                     os._exit(0)
             write(os.path.join(run, "pid"), str(pid))
