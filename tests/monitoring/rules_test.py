@@ -20,19 +20,19 @@ def main():
     problems = []
     for command in (["check", "rules", *RULES],
                     ["check", "config", os.path.join(ROOT, "deploy/prometheus/prometheus.yml")],
-                    ["test", "rules", os.path.join(ROOT, "tests/monitoring/alerts_test.yml"),
-                     os.path.join(ROOT, "tests/monitoring/recording_test.yml")]):
+                    ["test", "rules", *(os.path.join(ROOT, "tests/monitoring", name) for name in
+                                        ("alerts_test.yml", "objective_test.yml", "recording_test.yml"))]):
         run = subprocess.run(["promtool", *command], capture_output=True, text=True, timeout=50, check=False)
         if run.returncode != 0:
             problems.append(f"promtool {' '.join(command)}:\n{run.stdout}{run.stderr}")
     rules = "".join(read(os.path.relpath(path, ROOT)) for path in RULES)
     alerts = re.findall(r"- alert: (\w+)", rules)
-    tests = read("tests/monitoring/alerts_test.yml")
+    tests = read("tests/monitoring/alerts_test.yml") + read("tests/monitoring/objective_test.yml")
     for alert in alerts:
         fires = re.search(rf"alertname: {alert}\n +eval_time: \S+\n +exp_alerts:\n +- exp_labels", tests)
         quiet = re.search(rf"alertname: {alert}, eval_time: \S+, exp_alerts: \[\]", tests)
         if not fires or not quiet:
-            problems.append(f"{alert} is not tested both ways in alerts_test.yml")
+            problems.append(f"{alert} is not tested both ways")
     recording = read("tests/monitoring/recording_test.yml")
     for record in re.findall(r"- record: (\S+)", rules):
         if f"expr: {record}\n" not in recording:
