@@ -225,6 +225,7 @@ void Encode(const OperationBegan& body, journal::Event* event) {
 void Encode(const OperationRefused& body, journal::Event* event) {
   event->mutable_operation_refused()->set_role(static_cast<int>(body.role));
   event->mutable_operation_refused()->set_why(body.why);
+  event->mutable_operation_refused()->set_by_host(body.by_host);
 }
 void Encode(const OperationCommits& body, journal::Event* event) { event->set_operation_commits(body.operation_id); }
 void Encode(const OperationEnded& body, journal::Event* event) {
@@ -307,7 +308,8 @@ absl::StatusOr<DrillEventRecord> DecodeDrillEvent(absl::string_view bytes) {
                                   wire.operation_began().by()};
       return event;
     case journal::Event::kOperationRefused:
-      event.body = OperationRefused{RoleFrom(wire.operation_refused().role()), wire.operation_refused().why()};
+      event.body = OperationRefused{RoleFrom(wire.operation_refused().role()), wire.operation_refused().why(),
+                                    wire.operation_refused().by_host()};
       return event;
     case journal::Event::kOperationCommits:
       event.body = OperationCommits{wire.operation_commits()};

@@ -47,8 +47,10 @@ bool WaitsForPerson(const Drill& drill) {
 }
 
 // The failure that says most; null when none does yet.
-const v1::ProbeResult* TellingFailure(const v1::ServiceReport& report) {
-  const auto weight = [](const v1::ProbeResult& probe) {
+const v1::ProbeResult* TellingFailure(const v1::ServiceReport& report, bool is_disk_full = false) {
+  const auto weight = [is_disk_full](const v1::ProbeResult& probe) {
+    // A full disk makes no host unhealthy, and yet somebody is told of it.
+    if (is_disk_full && probe.kind() == "disk" && !probe.passed()) return 4;
     if (probe.passed() || probe.external() || probe.waiting()) return 0;
     if (LooksInside(probe.kind())) return 3;
     return probe.kind() == "unit" || probe.kind() == "recovery" ? 2 : 1;
@@ -208,9 +210,10 @@ void Drills::Begin(const std::string& id, const BeginOperation& effect) {
           SeeOperation(id, started.operation.id());
           return;
         }
-        Take(id, OperationRefused{role, started.status.ok() ? started.refusal.message
-                                                            : std::string(started.status.message())})
-            .IgnoreError();
+        OperationRefused refused{role, std::string(started.status.message()),
+                                 started.refusal.code == Refusal::Code::kHostProblem};
+        if (started.status.ok()) refused.why = started.refusal.message;
+        Take(id, refused).IgnoreError();
       });
 }
 
@@ -462,7 +465,8 @@ void Drills::OnReport(const std::string& agent, const v1::ServiceReport& report)
     for (const DrillHost& one : drill.hosts) {
       if (one.host == agent) host = &one;
     }
-    const v1::ProbeResult* const failure = TellingFailure(report);
+    const bool is_disk_full = drill.spec.fault == FaultKind::kDiskFull;
+    const v1::ProbeResult* const failure = TellingFailure(report, is_disk_full);
     const bool is_watching = drill.state == DrillState::kInjecting || drill.state == DrillState::kDetecting;
     if (host == nullptr || !host->has_fault) {
       if (healthy) {
@@ -485,12 +489,13 @@ void Drills::OnReport(const std::string& agent, const v1::ServiceReport& report)
       continue;
     }
     if (!is_watching || !host->injected || host->detected_after.has_value()) continue;
-    if (healthy ? !host->suspect_since.has_value() : failure == nullptr) continue;
+    const bool is_well = healthy && (!is_disk_full || failure == nullptr);
+    if (is_well ? !host->suspect_since.has_value() : failure == nullptr) continue;
     HostSeen seen;
     seen.host = agent;
-    seen.healthy = healthy;
-    seen.probe_kind = healthy ? "" : failure->kind();
-    seen.probe = TextOf(failure);
+    seen.healthy = is_well;
+    seen.probe_kind = is_well ? "" : failure->kind();
+    seen.probe = is_well ? "" : TextOf(failure);
     Take(id, std::move(seen)).IgnoreError();
   }
 }

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/failpoint.h"
 #include "common/text.h"
 
 namespace rb::controller {
@@ -90,6 +91,17 @@ class Decider {
       End(DrillState::kFailed, absl::StrCat("no safety release: ", event.why, ". Nothing was broken"));
       return;
     }
+    Drill& drill = drill_();
+    if (drill.spec.fault == FaultKind::kDiskFull && event.role == DrillRole::kRecovery && event.by_host) {
+      // Refused before anything was changed: as good an end as any on a full disk.
+      drill.decided = drill.executed = now_;
+      DrillOperation& recovery = drill.operations[event.role];
+      recovery.ended = recovery.aborted = true;
+      recovery.summary = absl::StrCat("refused: ", event.why);
+      Note("", absl::StrCat("recovery: ", recovery.summary));
+      Undo(DrillState::kPassed, "");
+      return;
+    }
     Undo(DrillState::kFailed, absl::StrCat("the ", NameOf(event.role), " was refused: ", event.why));
   }
 
@@ -135,7 +147,14 @@ class Decider {
       if (event.of_end) {
         Ended(&host, event);
       } else if (drill.state == DrillState::kInjecting && !host.injected) {
-        Injected(&host, event);
+        // A host that was cut off in the middle of it has put it back, and may say so before it is asked again.
+        FaultAnswered answer = event;
+        if (event.report.state == FaultReport::State::kEnded && !RB_PLANTED_BUG("ended-taken-for-injected")) {
+          host.ended = true;
+          answer.ok = false;
+          if (answer.message.empty()) answer.message = "it was cut off in the middle, and has put it back";
+        }
+        Injected(&host, answer);
       } else if (event.report.state == FaultReport::State::kEnded && event.report.ended_alone && !host.ended) {
         host.ended = true;
         Note(host.host, "its time was up: the agent has ended the fault alone");
@@ -508,7 +527,7 @@ bool ParseFaultKind(absl::string_view text, FaultKind* kind) {
 }
 
 bool LooksInside(absl::string_view probe_kind) {
-  return probe_kind == "sqlite" || probe_kind == "log" || probe_kind == "journal";
+  return probe_kind == "sqlite" || probe_kind == "log" || probe_kind == "journal" || probe_kind == "disk";
 }
 
 bool StrikesDuringRecovery(FaultKind kind) {

@@ -207,6 +207,8 @@ struct OperationBegan {
 struct OperationRefused {
   DrillRole role = DrillRole::kSafety;
   std::string why;
+  // A host cannot do it as it is, and has said why: a full disk, for one.
+  bool by_host = false;
 };
 // Its wave commits: the moment for what strikes in the middle.
 struct OperationCommits {

@@ -293,6 +293,37 @@ TEST_F(DrillTest, AFullDiskMayRefuseTheRecovery) {
   EXPECT_THAT(drill_.summary, HasSubstr("detect took")) << "by the refusal, late";
 }
 
+TEST_F(DrillTest, AFullDiskMayBeSaidBeforeTheRecoveryBegins) {
+  for (const bool by_host : {true, false}) {
+    drill_ = Drill();
+    Accept(FaultKind::kDiskFull);
+    Operation(DrillRole::kSafety, "op-1");
+    Inject();
+    Notice("disk");
+    EXPECT_EQ(drill_.state, DrillState::kRecovering) << "noticed at once: no start brings the room back";
+    Take(OperationRefused{DrillRole::kRecovery, "test-1: not enough space", by_host});
+    EndFaults(1);
+    EXPECT_EQ(drill_.state, by_host ? DrillState::kPassed : DrillState::kFailed) << drill_.summary;
+    EXPECT_THAT(by_host ? ObservedOf(drill_) : drill_.summary, HasSubstr("not enough space"));
+  }
+}
+
+TEST_F(DrillTest, AnInjectThatWasCutOffInTheMiddleIsNoFaultThatIsIn) {
+  Accept(FaultKind::kDiskFull);
+  Operation(DrillRole::kSafety, "op-1");
+  Take(FaultAnswered{"test-2", false, true, "", Report(FaultReport::State::kIn)});
+  // The agent was killed, has put back what it had on record, and reports that.
+  FaultReport ended = Report(FaultReport::State::kEnded);
+  ended.ended_alone = true;
+  Take(FaultAnswered{"test-1", false, true, "", ended});
+  EXPECT_EQ(drill_.state, DrillState::kUndoing);
+  EXPECT_THAT(drill_.summary, HasSubstr("test-1: it was cut off in the middle"));
+  ASSERT_EQ(Effects<SendFault>().size(), 1u) << "there is nothing to end on test-1";
+  EXPECT_EQ(Effects<SendFault>()[0].host, "test-2");
+  Take(FaultAnswered{"test-2", true, true, "", Report(FaultReport::State::kEnded, 1)});
+  EXPECT_EQ(drill_.state, DrillState::kFailed);
+}
+
 TEST_F(DrillTest, ApprovalComesFirst) {
   Accept(FaultKind::kBadCode, false, true);
   EXPECT_EQ(drill_.state, DrillState::kPlanned);

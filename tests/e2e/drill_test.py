@@ -1,22 +1,21 @@
 #!/usr/bin/env python3
 """Drills: something is broken on purpose, noticed, recovered, measured, and put back whoever is killed meanwhile."""
-import json
 import os
 import re
 import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from drill_case import REFUSED, DrillTest  # noqa: E402
 from fleet import Fleet, wait_for  # noqa: E402
 
-DONE, REVERTED, REFUSED = 0, 6, 5
 ALLOWED = "[bad-code, bad-database, bad-config, agent-killed, host-power-cut]"
 ON_HOST = f"    drills: {{allow: {ALLOWED}, longest: 60s}}\n"
 IN_FLEET = ("{allow: [bad-code, bad-database, bad-config, agent-killed, controller-killed], "
             "windows: [\"00:00-24:00\"], longest: 60s}")
 
 
-class Drills(unittest.TestCase):
+class Drills(DrillTest):
     @classmethod
     def setUpClass(cls):
         cls.fleet = cls.enterClassContext(Fleet(
@@ -25,60 +24,6 @@ class Drills(unittest.TestCase):
         cls.ben = cls.fleet.operator("ben")
         for environment in ("test", "prod"):
             cls.fleet.deploy(environment, "v1.0.0")
-
-    def setUp(self):
-        self.before = {host: self.fleet.attributes(host, data=False) for host in self.fleet.hosts}
-        self.is_whole()
-
-    def tearDown(self):
-        self.is_whole()
-        for host in self.fleet.hosts:
-            self.assertEqual(self.fleet.attributes(host), self.before[host], f"{host}: all is as it was")
-            self.assertFalse(self.broken(host), f"{host}: nothing of a fault is left")
-
-    def is_whole(self):
-        def healthy():
-            hosts = self.fleet.rbctl_json("status")["hosts"]
-            return all(host.get("verdict") == "healthy" for host in hosts)
-        wait_for(healthy, "every host to be healthy", 60)
-        wait_for(lambda: all(self.fleet.is_healthy(host, "v1.0.0") for host in self.fleet.hosts), "v1.0.0 everywhere")
-
-    def broken(self, host):
-        found = []
-        for folder, _, names in os.walk(self.fleet.tree(host)):
-            for name in names:
-                try:
-                    with open(os.path.join(folder, name), "rb") as f:
-                        if b"broken on purpose" in f.read():
-                            found.append(name)
-                except FileNotFoundError:
-                    pass  # the service's own, gone meanwhile
-        return found
-
-    def drill(self, *args, code=DONE, **kwargs):
-        run = self.fleet.rbctl_json("drill", "run", *args, code=None, **kwargs)
-        self.assertEqual(run["exit_code"], code, json.dumps(run, indent=1))
-        return run
-
-    def begin(self, *args):
-        return self.fleet.rbctl_json("drill", "run", *args, "--no-wait")["id"]
-
-    def shown(self, drill):
-        return self.fleet.rbctl_json("drill", "show", drill)
-
-    def wait_for_state(self, drill, *states, seconds=20):
-        try:
-            return wait_for(lambda: (shown := self.shown(drill))["state"] in states and shown,
-                            f"{drill} to be {states}", seconds)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{json.dumps(self.shown(drill), indent=1)}") from None
-
-    def assert_measured(self, run):
-        self.assertEqual(run["state"], "passed", json.dumps(run, indent=1))
-        self.assertEqual([phase["name"] for phase in run["phases"]], ["detect", "decide", "execute", "verify"])
-        for phase in run["phases"]:
-            self.assertTrue(phase["met"], phase)
-            self.assertGreater(phase["took_seconds"], 0 if phase["name"] != "detect" else -1)
 
     def test_bad_code_is_noticed_recovered_and_measured(self):
         run = self.drill("bad-code", "test")

@@ -83,12 +83,14 @@ def packages_in(folder):
 
 class HostFleet:
     def __init__(self, environments=None, clones=(), agent_lines="", fleet_lines="", wave="100%",
-                 on_failure="revert", verify_seconds=20):
+                 on_failure="revert", verify_seconds=20, drills=""):
         self.environments = environments or {"prod": ["prod-1", "prod-2"]}
         self.hosts = [host for hosts in self.environments.values() for host in hosts]
         self.clones = set(clones)
         self.agent_lines, self.fleet_lines, self.wave, self.on_failure = agent_lines, fleet_lines, wave, on_failure
         self.verify_seconds = verify_seconds
+        # What drills may do in every environment, as YAML.
+        self.drills = f", allow_drills: true, drills: {drills}" if drills else ""
         # Not in /tmp: it may be a tmpfs, and folders are mounted into hosts from here.
         self.folder = tempfile.mkdtemp(prefix="rb-host-fleet-", dir="/var/tmp")
         self.lab = None
@@ -170,7 +172,7 @@ class HostFleet:
 
     def fleet_file(self):
         lines = ["environments:"]
-        lines += [f"  {name}: {{order: {order}}}" for order, name in enumerate(self.environments, 1)]
+        lines += [f"  {name}: {{order: {order}{self.drills}}}" for order, name in enumerate(self.environments, 1)]
         hosts = ", ".join(f"{name}: [{', '.join(hosts)}]" for name, hosts in self.environments.items())
         lines += ["services:", f"  {SERVICE}:", f"    hosts: {{{hosts}}}",
                   "    targets: {backup: 3m, redeploy: 10m, git: 2m}",

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Real servers, real outages: power cuts at ten moments of a rollback, a network that is cut during the commit, a
-controller that is off, packages that are upgraded meanwhile, removed and purged; and what a recovery costs beyond a bare
-restart."""
+"""Real servers, real outages: power cuts at ten moments of a rollback, one that a drill makes from inside, a network
+that is cut during the commit, a controller that is off, packages that are upgraded meanwhile, removed and purged; and what
+a recovery costs beyond a bare restart."""
 import os
 import statistics
 import sys
@@ -45,7 +45,10 @@ class OutageTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.fleet = cls.enterClassContext(HostFleet({"prod": HOSTS}, clones=["prod-2"], verify_seconds=12))
+        cls.fleet = cls.enterClassContext(HostFleet(
+            {"prod": HOSTS}, clones=["prod-2"], verify_seconds=12,
+            agent_lines="    drills: {allow: [host-power-cut], longest: 120s}\n",
+            drills="{allow: [host-power-cut], windows: [\"00:00-24:00\"], longest: 120s}"))
         cls.lab = cls.fleet.lab
         for version in ("v1.0.0", "v1.1.0"):
             cls.fleet.deploy("prod", version)
@@ -99,7 +102,8 @@ class OutageTest(unittest.TestCase):
         self.fleet.wait_connected()
         rollback = self.fleet.start_rbctl(*self.rollback())
         self.addCleanup(rollback.kill)
-        wait_for(lambda: self.sh(host, "systemctl show -P Result rb-agent").strip() == "signal", f"{moment} to come", 60)
+        wait_for(lambda: self.sh(host, "systemctl show -P Result rb-agent").strip() == "signal", f"{moment} to come",
+                 60)
         self.lab("crash", host)
         # Only the service comes back at first: whoever makes the tree whole, it is not the agent.
         wants = os.path.join(self.lab.folder, "hosts", host, "etc", "systemd", "system", "multi-user.target.wants",
@@ -124,6 +128,36 @@ class OutageTest(unittest.TestCase):
         self.assertEqual(operation["state"], "succeeded")
         self.assertEqual(set(releases.values()), {self.other})
         self.turn()
+
+    def test_2_a_drill_cuts_the_power_from_inside(self):
+        """The agent has systemd reboot the host at once: nothing is ended, nothing written back. Then it boots."""
+        struck, other = HOSTS
+        boot = {host: self.boot_id(host) for host in HOSTS}
+        drill = self.fleet.rbctl_json("drill", "run", "host-power-cut", "prod", "--reason", "rehearsal", code=None)
+        self.assertEqual(drill["state"], "passed", drill)
+        hosts = {host["host"]: host for host in drill["hosts"]}
+        self.assertTrue(hosts[struck]["struck"])
+        self.assertEqual((hosts[struck]["put_back"], hosts[struck]["error"]), (0, ""))
+        self.assertRegex(drill["observed"], f"{struck}: struck, at work again after [0-9.]+ s")
+        self.assertNotEqual(self.boot_id(struck), boot[struck], "it really went down")
+        self.assertEqual(self.boot_id(other), boot[other], "and nobody else")
+        last = self.sh(struck, "journalctl -b -1 -o cat -n 30")
+        self.assertIn("host-power-cut now", last)
+        self.assertNotIn("Stopped", last[last.index("host-power-cut now"):], "nothing was ended in good order")
+        for host in HOSTS:
+            self.assertEqual(self.release_of(host), self.now)
+            self.assertTrue(self.fleet.is_healthy(host, self.now))
+        recovery = self.fleet.rbctl_json("show", drill["recovery_operation"])
+        self.assertEqual((recovery["kind"], recovery["outcome"]), ("rollback", "succeeded"))
+        print(f"power cut by a drill: {drill['observed']}")
+        # Once, and never again by itself: a rollback that comes later finds nothing armed.
+        boot[struck] = self.boot_id(struck)
+        self.fleet.rbctl("rollback", "prod", "--to", self.other, "--force", "--reason", "is anything armed?")
+        self.turn()
+        self.assertEqual(self.boot_id(struck), boot[struck])
+
+    def boot_id(self, host):
+        return self.sh(host, "journalctl -b -n 1 -o export | sed -n 's/^_BOOT_ID=//p'").strip()
 
     def test_2_network_cut_during_the_commit(self):
         cut, other = "prod-2", "prod-1"

@@ -438,9 +438,14 @@ class Checker {
                   if (!IsMetricName(name)) Add(at, "is not the name of a metric");
                 });
         return CheckTimeout(path + ".metrics.timeout", probe.metrics().has_timeout(), probe.metrics().timeout());
+      case v1::ProbeConfig::kDisk:
+        if (!probe.disk().free().empty() && !ParseByteCount(probe.disk().free()).ok()) {
+          Add(path + ".disk.free", "wants a size, such as 500MiB or 2GiB");
+        }
+        return;
       case v1::ProbeConfig::PROBE_NOT_SET:
-        return Add(path,
-                   "names no probe: give one of unit, http, log, journal, sqlite, tcp, command, version, metrics");
+        return Add(
+            path, "names no probe: give one of unit, http, log, journal, sqlite, tcp, command, version, metrics, disk");
     }
   }
 

@@ -110,7 +110,7 @@ services:
             "expression\n"
             "f:15: services.bot.probes[3].tcp.address: wants host:port\n"
             "f:16: services.bot.probes[4]: names no probe: give one of unit, http, log, journal, sqlite, tcp, command, "
-            "version, metrics\n"
+            "version, metrics, disk\n"
             "f:17: services.bot.probes[5].command: argv is required: a list of the program and its arguments\n"
             "f:18: services.bot.probes[6].version: json is required: the field to compare\n"
             "f:19: services.bot.probes[7].sqlite.path: must not hold empty elements, \".\" or \"..\"\n");
@@ -206,19 +206,21 @@ TEST(AgentConfig, SaysWhichProbesCanNeverPass) {
     unit: bot.service
     probes:
       - unit: {memory_below: 300 apples}
+      - disk: {free: plenty}
       - command: {argv: [/bin/true], expect: "["}
       - version: {url: "http://h/", file: VERSION, json: v}
       - version: {file: /etc/passwd}
       - metrics: {url: nowhere, require: ["a b", "1a", "ok_total"]}
 )"),
             "f:6: services.bot.probes[0].unit.memory_below: wants a size, such as 300MiB or 1GiB\n"
-            "f:7: services.bot.probes[1].command.expect: is not a regular expression: Unexpected character within "
+            "f:7: services.bot.probes[1].disk.free: wants a size, such as 500MiB or 2GiB\n"
+            "f:8: services.bot.probes[2].command.expect: is not a regular expression: Unexpected character within "
             "'[...]' in regular expression\n"
-            "f:8: services.bot.probes[2].version: give one of url and file\n"
-            "f:9: services.bot.probes[3].version.file: is relative to the tree: must not begin with a slash\n"
-            "f:10: services.bot.probes[4].metrics.url: wants a URL that begins with http:// or https://\n"
-            "f:10: services.bot.probes[4].metrics.require[0]: is not the name of a metric\n"
-            "f:10: services.bot.probes[4].metrics.require[1]: is not the name of a metric\n");
+            "f:9: services.bot.probes[3].version: give one of url and file\n"
+            "f:10: services.bot.probes[4].version.file: is relative to the tree: must not begin with a slash\n"
+            "f:11: services.bot.probes[5].metrics.url: wants a URL that begins with http:// or https://\n"
+            "f:11: services.bot.probes[5].metrics.require[0]: is not the name of a metric\n"
+            "f:11: services.bot.probes[5].metrics.require[1]: is not the name of a metric\n");
   EXPECT_EQ(ParseByteCount("300MiB").value_or(0), uint64_t{300} << 20);
   for (const char* bad : {"", "0", "300MB", "-1", "99999999GiB", "1.5GiB"})
     EXPECT_FALSE(ParseByteCount(bad).ok()) << bad;

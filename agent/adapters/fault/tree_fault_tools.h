@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "agent/core/ports/database_copier.h"
 #include "agent/core/ports/fault_tools.h"
 #include "agent/core/service.h"
@@ -35,6 +36,7 @@ class TreeFaultTools final : public FaultTools {
     // On the tree's filesystem; empty: the folder that the tree lies in.
     std::string filler_folder;
     std::vector<std::string> power_cut_command;
+    absl::Duration power_cut_patience = absl::Seconds(15);
   };
   // What agent.yaml says, with its defaults.
   static Options OptionsFor(const v1::AgentServiceConfig& config, const ServiceTree& tree, DatabaseCopier* copier);

@@ -161,6 +161,16 @@ TEST_F(TreeFaultToolsTest, FillsTheDiskUpToItsReserve) {
   EXPECT_EQ(umount(folder_.c_str()), 0);
 }
 
+TEST_F(TreeFaultToolsTest, ThePowerIsCutByTheCommandOfTheFile) {
+  // In place of one that would cut it: the agent goes on, and says that it was not cut.
+  options_.power_cut_command = {"/usr/bin/touch", folder_ + "/cut"};
+  options_.power_cut_patience = absl::Milliseconds(300);
+  const absl::Status failed = TreeFaultTools(options_).Strike(FaultKind::kHostPowerCut);
+  EXPECT_THAT(failed.message(), testing::HasSubstr("touch did not cut the power within"));
+  struct stat info;
+  EXPECT_EQ(stat((folder_ + "/cut").c_str(), &info), 0);
+}
+
 TEST_F(TreeFaultToolsTest, RecordsComeBackAsTheyWere) {
   FileFaultRecords records(folder_, "bot");
   EXPECT_TRUE(absl::IsNotFound(records.Load().status()));

@@ -35,6 +35,9 @@ namespace {
 
 constexpr size_t kLoopCapacity = 1000;
 constexpr absl::Duration kReportInterval = absl::Seconds(30);
+// A host that is not healthy yet is looked at again after this, then after twice as long, until it is the interval:
+// nobody waits half a minute to read that it came up.
+constexpr absl::Duration kFirstLookAgain = absl::Seconds(1);
 // While a fault is in: how quickly probes notice it is what is measured.
 constexpr absl::Duration kFaultLook = absl::Milliseconds(500);
 constexpr size_t kMostFaultTasks = 4;
@@ -157,6 +160,8 @@ class Daemon {
     bool proof_waits = false;
     bool fault_is_open = false;
     bool fault_look_waits = false;
+    bool look_again_waits = false;
+    absl::Duration look_again_after = kFirstLookAgain;
     size_t fault_tasks = 0;
     uint32_t retain_releases = 0;  // 0: not known, so nothing is pruned
     std::string last_report;
@@ -416,6 +421,18 @@ class Daemon {
     });
   }
 
+  void LookAgain(const std::string& name, bool healthy) {
+    Worker& worker = workers_.at(name);
+    if (healthy) worker.look_again_after = kFirstLookAgain;
+    if (healthy || worker.look_again_waits || worker.look_again_after >= kReportInterval) return;
+    worker.look_again_waits = true;
+    loop_.PostAt(clock_.Monotonic() + worker.look_again_after, [this, name] {
+      workers_.at(name).look_again_waits = false;
+      Report(name);
+    });
+    worker.look_again_after *= 2;
+  }
+
   void ScheduleReports() {
     loop_.PostAt(clock_.Monotonic() + kReportInterval, [this] {
       for (const std::string& name : names_) Report(name);
@@ -497,7 +514,7 @@ class Daemon {
           for (const auto& [kind, passed] : by_kind) metrics_->SetProbe(name, kind, passed);
           for (const auto& [standing, count] : standings) metrics_->SetReleases(name, standing, count);
           if (last_proved != absl::InfinitePast()) metrics_->OnReleaseProved(name, last_proved);
-          loop_.PostResult([this, name, message, unproved, look_again, settle = external->settle(),
+          loop_.PostResult([this, name, message, unproved, look_again, healthy, settle = external->settle(),
                             fault_is_open = IsOpen(service->faults().record()), last_captured, content_bytes,
                             stored = StoredBytes()] {
             Worker& reported = workers_.at(name);
@@ -510,6 +527,7 @@ class Daemon {
             if (look_again && settle < kReportInterval) {
               loop_.PostAt(clock_.Monotonic() + settle, [this, name] { Report(name); });
             }
+            LookAgain(name, healthy);
             SendRecords();
             reported.report_waits = false;
             reported.last_report = message->SerializeAsString();

@@ -15,7 +15,7 @@ v1::FaultReport ToWire(const FaultRecord& record) {
   wire.set_what(Printable(record.plan.what));
   wire.set_put_back(record.put_back);
   wire.set_ended_alone(record.ended_alone);
-  wire.set_struck(record.struck);
+  wire.set_struck(HasStruck(record));
   *wire.mutable_away() = ToProto(record.away);
   return wire;
 }

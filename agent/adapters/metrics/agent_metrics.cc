@@ -20,8 +20,8 @@ constexpr std::array<absl::string_view, 3> kMethods = {"backup", "git", "redeplo
 constexpr std::array<absl::string_view, 3> kOutcomes = {"kept", "reverted", "unhealthy"};
 constexpr std::array<absl::string_view, 7> kSteps = {"inspect", "backup", "prepare", "commit",
                                                      "verify",  "revert", "keep"};
-constexpr std::array<absl::string_view, 10> kProbes = {"unit",    "http",    "log",    "journal", "tcp",
-                                                       "command", "version", "sqlite", "metrics", "recovery"};
+constexpr std::array<absl::string_view, 11> kProbes = {"unit",    "http",   "log",     "journal", "tcp",     "command",
+                                                       "version", "sqlite", "metrics", "disk",    "recovery"};
 
 const char* StandingName(Standing standing) {
   switch (standing) {

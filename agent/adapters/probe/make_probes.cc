@@ -144,6 +144,10 @@ absl::StatusOr<std::vector<std::unique_ptr<Probe>>> MakeProbes(const v1::AgentSe
         probes.push_back(MakeMetricsProbe(std::move(options), clock));
         break;
       }
+      case v1::ProbeConfig::kDisk:
+        probes.push_back(MakeExternalProbe(
+            MakeDiskProbe({{tree.tree, state_folder}, ParseByteCount(probe.disk().free()).value_or(0)}, clock)));
+        break;
       case v1::ProbeConfig::PROBE_NOT_SET:
         return absl::InvalidArgumentError(absl::StrCat("probe ", i, " of ", tree.service, " names no probe"));
     }

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -142,6 +143,39 @@ class SqliteProbe final : public Probe {
   SqliteCopier checker_;
 };
 
+class DiskProbe final : public Probe {
+ public:
+  DiskProbe(DiskProbeOptions options, Clock& clock) : options_(std::move(options)), clock_(clock) {}
+
+  ProbeResult Run(const ProbeContext&) override {
+    const absl::Duration begun = clock_.Monotonic();
+    ProbeResult result;
+    result.name = "disk";
+    result.kind = "disk";
+    result.passed = true;
+    result.expected = options_.free_bytes > 0 ? absl::StrCat(FormatBytes(options_.free_bytes), " free") : "3 % free";
+    result.observed = "its folders are not there";
+    bool is_first = true;
+    for (const std::string& folder : options_.folders) {
+      struct statvfs info;
+      if (statvfs(folder.c_str(), &info) != 0) continue;
+      const uint64_t free_bytes = uint64_t{info.f_bavail} * info.f_frsize;
+      const uint64_t total = uint64_t{info.f_blocks} * info.f_frsize;
+      const bool has_room = free_bytes >= (options_.free_bytes > 0 ? options_.free_bytes : total / 100 * 3);
+      if (!is_first && (has_room || !result.passed)) continue;
+      is_first = false;
+      result.passed = has_room;
+      result.observed = OneLine(absl::StrCat(FormatBytes(free_bytes), " of ", FormatBytes(total), " free at ", folder));
+    }
+    result.took = clock_.Monotonic() - begun;
+    return result;
+  }
+
+ private:
+  const DiskProbeOptions options_;
+  Clock& clock_;
+};
+
 class TcpProbe final : public Probe {
  public:
   TcpProbe(std::string address, absl::Duration timeout, Clock& clock)
@@ -250,6 +284,9 @@ std::unique_ptr<Probe> MakeExternalProbe(std::unique_ptr<Probe> inner) {
 }
 std::unique_ptr<Probe> MakeSqliteProbe(std::string path, std::string name, Clock& clock) {
   return std::make_unique<SqliteProbe>(std::move(path), std::move(name), clock);
+}
+std::unique_ptr<Probe> MakeDiskProbe(DiskProbeOptions options, Clock& clock) {
+  return std::make_unique<DiskProbe>(std::move(options), clock);
 }
 std::unique_ptr<Probe> MakeTcpProbe(std::string address, absl::Duration timeout, Clock& clock) {
   return std::make_unique<TcpProbe>(std::move(address), timeout, clock);

@@ -97,6 +97,15 @@ absl::StatusOr<std::unique_ptr<Probe>> MakeJournalProbe(JournalProbeOptions opti
 // `path` absolute; `name` as it is written in agent.yaml.
 std::unique_ptr<Probe> MakeSqliteProbe(std::string path, std::string name, Clock& clock);
 
+struct DiskProbeOptions {
+  // Absolute; of each folder's filesystem.
+  std::vector<std::string> folders;
+  // 0: 3 % of the filesystem, which is where `rbctl doctor` calls it full.
+  uint64_t free_bytes = 0;
+};
+// Tells of the first folder without room, else of the first. A folder that is not there says nothing.
+std::unique_ptr<Probe> MakeDiskProbe(DiskProbeOptions options, Clock& clock);
+
 // `address` is "host:port".
 std::unique_ptr<Probe> MakeTcpProbe(std::string address, absl::Duration timeout, Clock& clock);
 

@@ -8,6 +8,7 @@
 #include <sqlite3.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -671,6 +672,25 @@ TEST(CommandProbe, PassesWithStatusZero) {
   EXPECT_THAT(MakeCommandProbe(options, SystemClock())->Run({}).observed, HasSubstr("cannot run /no/such/program"));
 }
 
+TEST(DiskProbe, TellsOfTheFolderWithoutRoom) {
+  TemporaryFolder folder;
+  struct statvfs space;
+  ASSERT_EQ(statvfs(folder.path().c_str(), &space), 0);
+  const uint64_t free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
+  const auto look = [](std::vector<std::string> folders, uint64_t wanted) {
+    return MakeDiskProbe({std::move(folders), wanted}, SystemClock())->Run({});
+  };
+  EXPECT_TRUE(look({folder.path()}, free_bytes / 2).passed);
+  const ProbeResult full = look({"/proc", folder.path(), "/no/such/folder"}, free_bytes * 2);
+  ExpectReadable(full);
+  EXPECT_FALSE(full.passed);
+  EXPECT_THAT(full.observed, HasSubstr(" free at "));
+  const ProbeResult second = look({folder.path(), "/proc"}, free_bytes / 2);
+  EXPECT_FALSE(second.passed) << "nothing is free on a filesystem of nothing";
+  EXPECT_THAT(second.observed, HasSubstr("free at /proc"));
+  EXPECT_TRUE(look({"/no/such/folder"}, 1).passed) << "the tree is not there yet";
+}
+
 // ---- make_probes ----
 
 TEST(MakeProbes, MakesWhatTheFileAsksForInItsOrder) {
@@ -685,6 +705,7 @@ TEST(MakeProbes, MakesWhatTheFileAsksForInItsOrder) {
   config.add_probes()->mutable_command()->add_argv("/bin/true");
   config.add_probes()->mutable_version()->set_url("http://127.0.0.1:1/");
   config.add_probes()->mutable_metrics()->set_url("http://127.0.0.1:1/");
+  config.add_probes()->mutable_disk();
   config.mutable_probes(0)->set_external(true);
   ServiceTree tree;
   tree.service = "bot";
@@ -696,9 +717,10 @@ TEST(MakeProbes, MakesWhatTheFileAsksForInItsOrder) {
     const ProbeResult result = probe->Run({});
     ExpectReadable(result);
     kinds.push_back(result.kind);
-    EXPECT_EQ(result.external, result.kind == "tcp");
+    EXPECT_EQ(result.external, result.kind == "tcp" || result.kind == "disk");
   }
-  EXPECT_THAT(kinds, ::testing::ElementsAre("tcp", "unit", "http", "log", "sqlite", "command", "version", "metrics"));
+  EXPECT_THAT(kinds,
+              ::testing::ElementsAre("tcp", "unit", "http", "log", "sqlite", "command", "version", "metrics", "disk"));
 }
 
 TEST(MakeProbes, AServiceWithoutProbesGetsAUnitProbe) {

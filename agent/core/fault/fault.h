@@ -22,6 +22,8 @@ absl::string_view NameOf(FaultKind kind);
 bool ParseFaultKind(absl::string_view text, FaultKind* kind);
 // Armed, and let loose in the middle of the recovery.
 bool StrikesDuringRecovery(FaultKind kind);
+// The service is stopped for it, and started again: a full disk is for one that runs.
+bool RestartsTheService(FaultKind kind);
 
 // Bytes of a file that are overwritten, or appended when `before` is shorter than `after`.
 struct FaultEdit {
@@ -67,6 +69,8 @@ struct FaultRecord {
 };
 
 bool IsOpen(const FaultRecord& record);
+// It has struck, and whoever it struck is back: until then nobody can tell, and one that is still there was not struck.
+bool HasStruck(const FaultRecord& record);
 // As far as it is open.
 bool IsTimeUp(const FaultRecord& record, absl::Time now, absl::Duration monotonic);
 // The monotonic clock has begun anew when the host was started since: no more than `longest` can be left.

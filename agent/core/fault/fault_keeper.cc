@@ -34,10 +34,14 @@ bool StrikesDuringRecovery(FaultKind kind) {
   return kind == FaultKind::kHostPowerCut || kind == FaultKind::kAgentKilled || kind == FaultKind::kControllerKilled;
 }
 
+bool RestartsTheService(FaultKind kind) { return !StrikesDuringRecovery(kind) && kind != FaultKind::kDiskFull; }
+
 bool IsOpen(const FaultRecord& record) {
   return record.state == FaultState::kRecorded || record.state == FaultState::kIn ||
          record.state == FaultState::kEnding;
 }
+
+bool HasStruck(const FaultRecord& record) { return record.struck && record.away > absl::ZeroDuration(); }
 
 bool IsTimeUp(const FaultRecord& record, absl::Time now, absl::Duration monotonic) {
   return IsOpen(record) &&
@@ -61,7 +65,8 @@ absl::Status FaultKeeper::Recover() {
     record_.away = std::max(absl::Milliseconds(1), ports_.clock->Now() - record_.struck_at);
   }
   // Killed in the middle of injecting: nobody was told that it is in, so it is put back at once.
-  if (record_.state == FaultState::kRecorded) record_.state = FaultState::kEnding;
+  if (record_.state == FaultState::kRecorded && !RB_PLANTED_BUG("half-injected-left"))
+    record_.state = FaultState::kEnding;
   return Save();
 }
 
@@ -84,17 +89,17 @@ absl::Status FaultKeeper::Inject(FaultKind kind, const std::string& drill_id, ab
     return absl::FailedPreconditionError(absl::StrCat(open, " is open on this host. Nothing was changed"));
   }
   const bool strikes = StrikesDuringRecovery(kind);
+  const bool restarts = RestartsTheService(kind);
   FaultRecord next;
   next.drill_id = drill_id;
   next.ended_drills = record_.ended_drills;
   next.plan.kind = kind;
   next.plan.what = absl::StrCat(NameOf(kind), " at the next swap");
   if (!strikes) {
-    // A full disk is for a service that runs.
-    if (kind != FaultKind::kDiskFull) RB_RETURN_IF_ERROR(ports_.stop());
+    if (restarts) RB_RETURN_IF_ERROR(ports_.stop());
     absl::StatusOr<FaultPlan> plan = ports_.tools->Plan(kind, drill_id);
     if (!plan.ok()) {
-      const absl::Status started = ports_.start();
+      const absl::Status started = restarts ? ports_.start() : absl::OkStatus();
       return Annotate(plan.status(), started.ok() ? "nothing was changed"
                                                   : "nothing was changed, but the service did "
                                                     "not start again");
@@ -107,16 +112,19 @@ absl::Status FaultKeeper::Inject(FaultKind kind, const std::string& drill_id, ab
   next.ends_at_monotonic = ports_.clock->Monotonic() + next.longest;
   next.state = strikes ? FaultState::kIn : FaultState::kRecorded;
   std::swap(record_, next);
+  RB_FAILPOINT("agent.fault.before-record");
   const bool undo_comes_late = RB_PLANTED_BUG("undo-recorded-late");
   absl::Status done = undo_comes_late ? absl::OkStatus() : Save();
   if (!done.ok()) {
     // Not on record: so nothing was broken.
     std::swap(record_, next);
-    if (!strikes) ports_.start().IgnoreError();
+    if (restarts) ports_.start().IgnoreError();
     return Annotate(done, "the undo of the fault could not be recorded; nothing was changed");
   }
   if (strikes) return absl::OkStatus();
+  RB_FAILPOINT("agent.fault.after-record");
   done = ports_.tools->Break(record_.plan);
+  RB_FAILPOINT("agent.fault.after-inject");
   if (done.ok()) done = ports_.tools->CheckBroken(record_.plan);
   if (done.ok()) {
     record_.state = FaultState::kIn;
@@ -128,6 +136,7 @@ absl::Status FaultKeeper::Inject(FaultKind kind, const std::string& drill_id, ab
     const absl::Status mended = End(drill_id);
     return Annotate(done, mended.ok() ? "all was put back" : "it is put back as soon as that can be done");
   }
+  if (!restarts) return absl::OkStatus();
   // That it does not start is what most faults are about.
   if (const absl::Status started = ports_.start(); !started.ok()) {
     LogInfo("agent", drill_id, ": with the fault in: ", started.message());
@@ -140,8 +149,8 @@ absl::Status FaultKeeper::MendNow(bool may_be_stopped, uint32_t* put_back) {
   if (StrikesDuringRecovery(record_.plan.kind)) return absl::OkStatus();
   RB_ASSIGN_OR_RETURN(const uint32_t broken, ports_.tools->CountBroken(record_.plan));
   // An earlier try may have been killed between stop and start.
-  if (broken == 0) return may_be_stopped ? ports_.start() : absl::OkStatus();
-  const bool restart = record_.plan.kind != FaultKind::kDiskFull;
+  const bool restart = RestartsTheService(record_.plan.kind);
+  if (broken == 0) return may_be_stopped && restart ? ports_.start() : absl::OkStatus();
   if (restart) RB_RETURN_IF_ERROR(ports_.stop());
   const absl::StatusOr<uint32_t> mended = ports_.tools->Mend(record_.plan);
   if (mended.ok()) *put_back = *mended;
@@ -170,15 +179,20 @@ absl::Status FaultKeeper::End(const std::string& drill_id) {
   }
   uint32_t put_back = 0;
   RB_RETURN_IF_ERROR(MendNow(!is_first, &put_back));
+  RB_FAILPOINT("agent.fault.after-undo");
   record_.put_back += put_back;
   if (const std::string open = ports_.open_operation(); !open.empty()) {
     RB_RETURN_IF_ERROR(Save());
     return absl::UnavailableError(absl::StrCat(open, " is open on this host; the fault is watched until that is over"));
   }
-  record_.state = FaultState::kEnded;
-  record_.ended_drills.push_back(drill_id);
-  if (record_.ended_drills.size() > kDrillsRemembered) record_.ended_drills.erase(record_.ended_drills.begin());
-  return Save();
+  FaultRecord ended = record_;
+  ended.state = FaultState::kEnded;
+  ended.ended_drills.push_back(drill_id);
+  if (ended.ended_drills.size() > kDrillsRemembered) ended.ended_drills.erase(ended.ended_drills.begin());
+  // Not on record: it is tried again, and nobody is told that it is over.
+  RB_RETURN_IF_ERROR(ports_.records->Save(ended));
+  record_ = std::move(ended);
+  return absl::OkStatus();
 }
 
 void FaultKeeper::Tick() {
@@ -198,10 +212,13 @@ void FaultKeeper::OnSwapping() {
   record_.struck = true;
   record_.struck_at = ports_.clock->Now();
   // Not on record: it would strike again after it, for ever.
-  if (!Save().ok()) return;
+  if (!RB_PLANTED_BUG("strike-not-recorded") && !Save().ok()) return;
   LogWarning("agent", record_.drill_id, ": ", std::string(NameOf(record_.plan.kind)), " now");
   const absl::Status failed = ports_.tools->Strike(record_.plan.kind);
   LogError("agent", record_.drill_id, ": ", failed.message());
+  // Not tried again: who rehearses is told why nothing happened.
+  absl::StrAppend(&record_.plan.what, ", which failed: ", failed.message());
+  Save().IgnoreError();
 }
 
 }  // namespace rb::agent

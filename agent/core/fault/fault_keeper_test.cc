@@ -222,15 +222,33 @@ TEST_F(FaultKeeperTest, AnOpenOperationMayBringItBackSoItIsWatched) {
   EXPECT_EQ(keeper_->record().state, FaultState::kEnded);
 }
 
+TEST_F(FaultKeeperTest, AFullDiskLeavesTheServiceRunning) {
+  ASSERT_TRUE(Inject("drill-1", FaultKind::kDiskFull).ok());
+  EXPECT_THAT(calls_, ElementsAre("plan", "save", "break", "save"));
+  calls_.clear();
+  // The disk is so full that not even that can be written: what is mended all the same.
+  records_.status = absl::ResourceExhaustedError("full");
+  EXPECT_FALSE(keeper_->End("drill-1").ok());
+  EXPECT_FALSE(tools_.broken);
+  EXPECT_TRUE(IsOpen(keeper_->record())) << "tried again";
+  records_.status = absl::OkStatus();
+  EXPECT_TRUE(keeper_->End("drill-1").ok());
+  EXPECT_THAT(calls_, ElementsAre("mend", "save"));
+  EXPECT_EQ(keeper_->record().put_back, 1u) << "as often as it was put back, not as it was tried";
+}
+
 TEST_F(FaultKeeperTest, StrikesOnceAndOnRecordFirst) {
   ASSERT_TRUE(Inject("drill-1", FaultKind::kAgentKilled).ok());
   EXPECT_THAT(calls_, ElementsAre("save")) << "nothing is touched before";
   calls_.clear();
   keeper_->OnSwapping();
-  EXPECT_THAT(calls_, ElementsAre("save", "strike"));
+  EXPECT_THAT(calls_, ElementsAre("save", "strike", "save"));
+  EXPECT_FALSE(HasStruck(keeper_->record())) << "we are still here";
+  EXPECT_THAT(keeper_->record().plan.what, testing::HasSubstr("which failed: still alive"));
   clock_.Advance(absl::Seconds(3));
   Restart();
   EXPECT_EQ(keeper_->record().away, absl::Seconds(3));
+  EXPECT_TRUE(HasStruck(keeper_->record()));
   calls_.clear();
   keeper_->OnSwapping();
   EXPECT_THAT(calls_, Not(Contains("strike")));

@@ -10,7 +10,7 @@ namespace rb::agent {
 struct ProbeResult {
   // Unique within the service, for example "http http://127.0.0.1:8001/api/health".
   std::string name;
-  // "unit", "http", "log", "journal", "sqlite", "tcp", "command", "version", "metrics".
+  // "unit", "http", "log", "journal", "sqlite", "tcp", "command", "version", "metrics", "disk".
   std::string kind;
   bool passed = false;
   // Passing or failing may still change without anything being wrong: keep asking until the deadline. False when it can
