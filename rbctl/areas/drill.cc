@@ -177,7 +177,7 @@ void AddDrills(CLI::App& app, Command& command) {
         CallArea<v1::DrillService>(client, &v1::DrillService::Stub::ListDrills, request);
     if (!drills.ok()) return Failed(asked, drills.status(), false, terminal);
     if (asked.json || flags->format == "json") {
-      terminal.out(JsonDrills(*drills));
+      terminal.out(report ? JsonDrillReport(*drills) : JsonDrills(*drills));
     } else if (flags->format == "html") {
       terminal.out(HtmlDrillReport(*drills));
     } else {

@@ -47,11 +47,7 @@ constexpr char kBashCompletion[] = R"(_rbctl() {
     case $word in @COMMANDS_BAR@) command=$word; break ;; esac
   done
   case $previous in
-    --method) words="auto backup git" ;;
-    --only) words="code config data" ;;
-    --override-gate) words="passed_in window approval" ;;
-    -o|--output) words="text json" ;;
-    --to) words="last-good previous" ;;
+@VALUES@    -o) words="text json" ;;
     --identity) COMPREPLY=($(compgen -d -- "$current")); return ;;
     *) case $command in
 @CASES@        *) words="@COMMANDS@ --help --version --identity --controller --output" ;;
@@ -61,6 +57,13 @@ constexpr char kBashCompletion[] = R"(_rbctl() {
 }
 complete -F _rbctl rbctl
 )";
+
+// What may follow an option.
+constexpr std::pair<const char*, const char*> kValues[] = {{"method", "auto backup git redeploy"},
+                                                           {"only", "code config data"},
+                                                           {"override-gate", "passed_in window approval"},
+                                                           {"output", "text json"},
+                                                           {"to", "last-good previous"}};
 
 // zsh runs the bash function through its own emulation: one list to keep right.
 constexpr char kZshHead[] = "#compdef rbctl\nautoload -U +X bashcompinit && bashcompinit\n";
@@ -117,12 +120,17 @@ std::vector<std::string> WordsAfter(const CLI::App& root, const CLI::App& sub) {
 std::string Completion(const CLI::App& root, const std::string& shell) {
   std::string cases;
   std::string fish = "complete -c rbctl -f\n";
+  std::string values;
+  for (const auto& [option, words] : kValues) {
+    absl::StrAppend(&values, "    --", option, ") words=\"", words, "\" ;;\n");
+    absl::StrAppend(&fish, "complete -c rbctl -l ", option, " -x -a '", words, "'\n");
+  }
   const std::vector<std::string> commands = CommandNames(root);
   for (const CLI::App* sub : root.get_subcommands([](const CLI::App*) { return true; })) {
     absl::StrAppend(&cases, "        ", sub->get_name(), ") words=\"", absl::StrJoin(WordsAfter(root, *sub), " "),
                     "\" ;;\n");
     absl::StrAppend(&fish, "complete -c rbctl -n __fish_use_subcommand -a ", sub->get_name(), " -d '",
-                    sub->get_description(), "'\n");
+                    ReplaceAll(sub->get_description(), "'", "\\'"), "'\n");
     for (const std::string& word : WordsAfter(root, *sub)) {
       absl::StrAppend(&fish, "complete -c rbctl -n '__fish_seen_subcommand_from ", sub->get_name(), "' ",
                       absl::StartsWith(word, "--") ? absl::StrCat("-l ", word.substr(2)) : absl::StrCat("-a ", word),
@@ -133,6 +141,7 @@ std::string Completion(const CLI::App& root, const std::string& shell) {
     return fish;
   }
   std::string bash = ReplaceAll(kBashCompletion, "@CASES@", cases);
+  bash = ReplaceAll(bash, "@VALUES@", values);
   bash = ReplaceAll(bash, "@COMMANDS_BAR@", absl::StrJoin(commands, "|"));
   bash = ReplaceAll(bash, "@COMMANDS@", absl::StrJoin(commands, " "));
   return shell == "zsh" ? kZshHead + bash : bash;

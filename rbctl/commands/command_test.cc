@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+
 namespace rb::cli {
 namespace {
 
@@ -115,7 +120,22 @@ TEST(CommandTest, CompletionKnowsEveryCommand) {
     for (const char* word : {"rollback", "history", "to-before", "agents"}) {
       EXPECT_THAT(text, HasSubstr(word)) << shell;
     }
-    EXPECT_THAT(text, ::testing::Not(HasSubstr("@C")));
+    EXPECT_THAT(text, HasSubstr("auto backup git redeploy")) << shell;
+    EXPECT_THAT(text, ::testing::Not(::testing::ContainsRegex("@[A-Z]")));
+  }
+}
+
+TEST(CommandTest, CompletionIsWhatItsShellUnderstands) {
+  for (const std::string shell : {"bash", "zsh", "fish"}) {
+    if (std::system(absl::StrCat("command -v ", shell, " >/dev/null").c_str()) != 0) continue;
+    const std::string path = absl::StrCat(testing::TempDir(), "/completion.", shell);
+    std::ofstream(path) << Parse({"completion", shell}).command->text;
+    EXPECT_EQ(std::system(absl::StrCat(shell, " -n ", path).c_str()), 0) << shell;
+    if (shell != "bash") continue;
+    const std::string ask = absl::StrCat("bash -c '. ", path,
+                                         "; COMP_WORDS=(rbctl rollback prod --method re); COMP_CWORD=4; _rbctl; "
+                                         "test \"${COMPREPLY[*]}\" = redeploy'");
+    EXPECT_EQ(std::system(ask.c_str()), 0);
   }
 }
 

@@ -6,12 +6,17 @@
 
 namespace rb::cli {
 
+bool IsJudged(const v1::HostProgress& host) {
+  return !host.already_there() && host.has_target() && host.times().has_recovery() &&
+         ToDuration(host.times().recovery()) > absl::ZeroDuration();
+}
+
 std::vector<Check> ChecklistOf(const v1::HostProgress& host) {
   std::vector<Check> checks;
   for (const v1::ProbeResult& probe : host.probes()) {
     checks.push_back({probe.name(), probe.passed(), probe.external(), probe.observed(), probe.expected()});
   }
-  if (host.times().has_recovery() && host.has_target()) {
+  if (IsJudged(host)) {
     checks.push_back({"time under target", host.target_met(), false, FormatSeconds(ToDuration(host.times().recovery())),
                       absl::StrCat("at most ", FormatSeconds(ToDuration(host.target())))});
   }

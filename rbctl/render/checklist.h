@@ -18,6 +18,8 @@ struct Check {
   std::string expected;
 };
 
+// Whether its recovery was measured: not of a host that was there already, nor of one that has not recovered.
+bool IsJudged(const v1::HostProgress& host);
 // Every probe, in the agent's order, then the time against its target where one was measured. Empty when nobody has
 // looked.
 std::vector<Check> ChecklistOf(const v1::HostProgress& host);

@@ -160,6 +160,8 @@ v1::GetOperationResponse SampleOperation() {
     probe->set_external(true);
     probe->set_observed("Connection refused");
     probe->set_expected("accepts connections");
+    host->add_log_lines("sample-bot v1.1.0 starts on port 8001");
+    host->add_log_lines("| `03:14:08` Connected to <chat>");
   }
   for (const auto& [state, name, text] :
        {std::tuple{v1::OPERATION_STATE_PLANNED, "", "accepted from alice: v1.2.0 does not start"},
@@ -268,6 +270,14 @@ TEST(Checklist, EachCheckOnItsOwnAndTheTimeAmongThem) {
   const std::vector<Check> bad = ChecklistOf(response.operation().hosts(1));
   ASSERT_EQ(bad.size(), 3u) << "no time is claimed for what has not recovered";
   EXPECT_EQ(ResultOf(bad[0]), "FAILED");
+  // Who was there already, or has not recovered, has no time that could be judged.
+  v1::HostProgress untimed = response.operation().hosts(0);
+  untimed.set_already_there(true);
+  untimed.set_target_met(false);
+  SetSeconds(untimed.mutable_times()->mutable_recovery(), 0);
+  EXPECT_EQ(ChecklistOf(untimed).size(), 3u);
+  untimed.set_already_there(false);
+  EXPECT_EQ(ChecklistOf(untimed).size(), 3u);
   // Many hosts: only those with something to be said.
   v1::Operation many = SampleOperation().operation();
   for (int i = 0; i < 20; ++i) {

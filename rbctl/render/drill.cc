@@ -312,26 +312,72 @@ std::string JsonSchedules(const v1::ListSchedulesResponse& response) {
   return Dump(json);
 }
 
-std::string RenderDrillReport(const v1::ListDrillsResponse& response) {
-  std::map<std::string, std::pair<int, int>> by_fault;
-  std::vector<std::vector<std::string>> trained = {{"WHO", "WHEN", "FAULT", "OUTCOME"}};
+namespace {
+
+// What a report says beyond the list.
+struct DrillFigures {
+  struct Passed {
+    std::string where;
+    std::string fault;
+    int passed = 0;
+    int all = 0;
+  };
+  std::map<std::string, Passed> by_fault;
+  // By hand, newest first.
+  std::vector<const v1::Drill*> trained;
+};
+
+DrillFigures FiguresOf(const v1::ListDrillsResponse& response) {
+  DrillFigures figures;
   for (const v1::Drill& drill : response.drills()) {
     if (!HasEnded(drill.state())) continue;
-    auto& [passed, all] = by_fault[absl::StrCat(Where(drill), " ", Word(drill.spec().fault()))];
-    ++all;
-    if (drill.state() == v1::DRILL_STATE_PASSED) ++passed;
-    if (drill.spec().by_hand() && !drill.recovered_by().empty()) {
-      trained.push_back(
-          {Printable(drill.recovered_by()), TimeOf(drill.ended_at()), Word(drill.spec().fault()), Word(drill.state())});
-    }
+    const std::string fault = Word(drill.spec().fault());
+    DrillFigures::Passed& counted = figures.by_fault[absl::StrCat(Where(drill), " ", fault)];
+    counted.where = Where(drill);
+    counted.fault = fault;
+    ++counted.all;
+    if (drill.state() == v1::DRILL_STATE_PASSED) ++counted.passed;
+    if (drill.spec().by_hand() && !drill.recovered_by().empty()) figures.trained.push_back(&drill);
+  }
+  return figures;
+}
+
+}  // namespace
+
+std::string RenderDrillReport(const v1::ListDrillsResponse& response) {
+  const DrillFigures figures = FiguresOf(response);
+  std::vector<std::vector<std::string>> trained = {{"WHO", "WHEN", "FAULT", "OUTCOME"}};
+  for (const v1::Drill* drill : figures.trained) {
+    trained.push_back({Printable(drill->recovered_by()), TimeOf(drill->ended_at()), Word(drill->spec().fault()),
+                       Word(drill->state())});
   }
   std::vector<std::vector<std::string>> rows = {{"WHERE AND WHAT", "PASSED"}};
-  for (const auto& [what, counts] : by_fault) {
-    rows.push_back({what, absl::StrCat(counts.first, " of ", counts.second)});
+  for (const auto& [what, counted] : figures.by_fault) {
+    rows.push_back({what, absl::StrCat(counted.passed, " of ", counted.all)});
   }
   std::string text = RenderDrills(response) + "\n" + Table(rows);
   if (trained.size() > 1) absl::StrAppend(&text, "\nTrained by hand:\n", Table(trained));
   return text;
+}
+
+std::string JsonDrillReport(const v1::ListDrillsResponse& response) {
+  const DrillFigures figures = FiguresOf(response);
+  Json json;
+  json["drills"] = Json::array();
+  for (const v1::Drill& drill : response.drills()) json["drills"].push_back(ToJson(drill));
+  json["by_fault"] = Json::array();
+  for (const auto& [what, counted] : figures.by_fault) {
+    json["by_fault"].push_back(
+        {{"where", counted.where}, {"fault", counted.fault}, {"passed", counted.passed}, {"ended", counted.all}});
+  }
+  json["trained"] = Json::array();
+  for (const v1::Drill* drill : figures.trained) {
+    json["trained"].push_back({{"who", Printable(drill->recovered_by())},
+                               {"at", TimeOf(drill->ended_at())},
+                               {"fault", Word(drill->spec().fault())},
+                               {"outcome", Word(drill->state())}});
+  }
+  return Dump(json);
 }
 
 std::string HtmlDrillReport(const v1::ListDrillsResponse& response) {

@@ -21,6 +21,8 @@ std::string RenderSchedules(const v1::ListSchedulesResponse& response);
 // A line for each that is overdue; empty when none is.
 std::string RenderOverdue(const v1::ListSchedulesResponse& response);
 
+// The same figures as RenderDrillReport.
+std::string JsonDrillReport(const v1::ListDrillsResponse& response);
 std::string JsonDrills(const v1::ListDrillsResponse& response);
 std::string JsonDrill(const v1::GetDrillResponse& response, int exit_code);
 std::string JsonSchedules(const v1::ListSchedulesResponse& response);

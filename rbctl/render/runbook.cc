@@ -172,9 +172,20 @@ class ServiceRunbook {
     absl::StrAppend(
         &text_, "**B. Deploy an earlier version again**, through CI; target ",
         FormatSeconds(ToDuration(service_.target_redeploy())),
-        ". For when what was merged has to be taken back too:\n\n",
+        ". When neither a backup nor the mirror on a host will do, and for when what was merged has to be taken back "
+        "too. "
+        "Every host keeps what it has first; CI is asked once for all hosts of the environment, and a host counts as "
+        "recovered when the target is on its disk and its probes pass, whatever CI says. It wants `ci:` in the "
+        "controller's fleet file (the plan says so where it is missing):\n\n",
+        MarkdownCommands({absl::StrCat(Rollback(), " --method redeploy --to ",
+                                       commit.empty() ? "GOOD_COMMIT" : ShellWord(commit), " --plan"),
+                          absl::StrCat(Rollback(), " --method redeploy --to ",
+                                       commit.empty() ? "GOOD_COMMIT" : ShellWord(commit), Reason())}),
+        "Without `ci:`, or when the controller is down: let CI deploy the good commit from its own page (run the "
+        "deploy "
+        "workflow for that commit), or take the bad one back in the repository:\n\n",
         MarkdownCommands(
-            {"git revert BAD_COMMIT",
+            {"git log --oneline -10                # which commit was the last good one?", "git revert BAD_COMMIT",
              absl::StrCat("git push origin ", report == nullptr || report->setup().git_branch().empty()
                                                   ? "main"
                                                   : ShellWord(report->setup().git_branch())),

@@ -356,7 +356,7 @@ std::string RenderReport(const v1::Operation& operation, const Style& style) {
       }
       const v1::HostTimes& times = host.times();
       std::string target = Seconds(host.has_target(), host.target());
-      if (times.has_recovery() && host.has_target()) {
+      if (IsJudged(host)) {
         target += host.target_met() ? Paint(style, kGreen, " met") : Paint(style, kRed, " MISSED");
       }
       rows.push_back({Text(host.host()), Word(host.method()),
