@@ -283,6 +283,7 @@ class Reader {
     }
     if (config.verify().has_deadline()) service.verify_deadline = FromProto(config.verify().deadline());
     if (config.verify().has_soak()) service.verify_soak = FromProto(config.verify().soak());
+    if (config.verify().has_watch()) service.verify_watch = FromProto(config.verify().watch());
     if (service.verify_deadline < absl::Seconds(1)) Complain(path + ".verify.deadline", "is at least 1s");
     service.ci_deadline = 2 * service.target_redeploy;
     if (config.has_ci()) {

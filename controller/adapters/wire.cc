@@ -12,6 +12,10 @@
 namespace rb::controller {
 namespace {
 
+// Whatever an agent sends.
+constexpr size_t kMostLogLines = 20;
+constexpr size_t kLongestLogLine = 300;
+
 v1::Method MethodToWire(Method method) {
   switch (method) {
     case Method::kAuto:
@@ -443,6 +447,9 @@ StepResult FromWire(const v1::TaskResult& wire) {
   result.times.downtime = FromProto(wire.times().downtime());
   result.verdict = VerdictFromWire(wire.verdict());
   result.probes = ProbesFromWire(wire.probes());
+  for (const std::string& line : wire.log_lines()) {
+    if (result.log_lines.size() < kMostLogLines) result.log_lines.push_back(Truncate(line, kLongestLogLine));
+  }
   result.problems.assign(wire.problems().begin(), wire.problems().end());
   if (wire.has_release()) result.release = ReleaseFromWire(wire.release());
   result.delta = DeltaFromWire(wire.delta());
@@ -496,6 +503,7 @@ void HostToWire(const HostProgress& host, v1::HostProgress* added) {
   added->set_target_met(host.target_met);
   added->set_verdict(VerdictToWire(host.verdict));
   for (const ProbeResult& probe : host.probes) *added->add_probes() = ProbeToWire(probe);
+  added->mutable_log_lines()->Add(host.log_lines.begin(), host.log_lines.end());
   added->set_error(host.error);
   added->set_state_unknown(host.state_unknown);
   added->set_replaced_release(host.replaced_release);
@@ -811,6 +819,7 @@ std::string EncodeEvent(const Event& event) {
     *body->mutable_times()->mutable_downtime() = ToProto(result.times.downtime);
     body->set_verdict(VerdictToWire(result.verdict));
     for (const ProbeResult& probe : result.probes) *body->add_probes() = ProbeToWire(probe);
+    body->mutable_log_lines()->Add(result.log_lines.begin(), result.log_lines.end());
     body->mutable_problems()->Add(result.problems.begin(), result.problems.end());
     *body->mutable_release() = ReleaseToWire(result.release);
     *body->mutable_delta() = DeltaToWire(result.delta);

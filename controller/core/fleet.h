@@ -63,6 +63,8 @@ struct FleetService {
   uint32_t retain_releases = 10;
   absl::Duration verify_deadline = absl::Seconds(60);
   absl::Duration verify_soak;
+  // Of a verification by itself; negative: 10 s, or the soak when that is longer.
+  absl::Duration verify_watch = absl::Seconds(-1);
   // Method B. Whether the fleet file says how CI deploys it, and why that is not to be used now (empty: it may be).
   bool has_ci = false;
   std::string ci_off_because;

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/failpoint.h"
 #include "common/text.h"
 #include "controller/core/names.h"
 
@@ -18,6 +19,8 @@ Method MethodOf(const HostProgress& host) {
 }
 
 namespace {
+
+constexpr int kMostLogged = 20;
 
 absl::string_view NameOfStep(StepKind kind) {
   switch (kind) {
@@ -661,8 +664,18 @@ class Machine {
     for (const std::string& problem : result.problems) Note(host.plan.host, problem);
   }
 
+  // What the service has written, for who looks into it: of the first hosts, since an operation may have thousands.
+  void KeepLog(HostProgress* host, const StepResult& result) {
+    if (result.log_lines.empty()) return;
+    const auto logged = std::count_if(op().hosts.begin(), op().hosts.end(),
+                                      [](const HostProgress& one) { return !one.log_lines.empty(); });
+    if (host->log_lines.empty() && logged >= kMostLogged) return;
+    host->log_lines = result.log_lines;
+  }
+
   void Verified(HostProgress* host, const StepResult& result, bool ok) {
     host->probes = result.probes;
+    KeepLog(host, result);
     host->verdict = result.verdict;
     if (!ok || result.verdict != Verdict::kHealthy) {
       host->found_unhealthy = host->found_unhealthy || result.verdict == Verdict::kUnhealthy;
@@ -688,6 +701,7 @@ class Machine {
   // Method B: what CI was asked for is there, or it is not.
   void Awaited(HostProgress* host, const StepResult& result, bool ok) {
     host->probes = result.probes;
+    KeepLog(host, result);
     host->verdict = result.verdict;
     if (!ok || result.verdict != Verdict::kHealthy) {
       Fail(host, absl::StrCat("not healthy on the target: ", WhatIsSaid(result)));
@@ -703,6 +717,7 @@ class Machine {
 
   void Reverted(HostProgress* host, const StepResult& result, bool ok) {
     host->probes = result.probes;
+    KeepLog(host, result);
     NoteProblems(*host, result);
     host->verdict = result.verdict;
     const bool back = result.state == HostState::kReverted || result.state == HostState::kUntouched;
@@ -1066,6 +1081,9 @@ class Machine {
   }
 
   void End(OperationState state, const std::string& summary) {
+    if (state == OperationState::kNeedsAttention && RB_PLANTED_BUG("attention-called-success")) {
+      state = OperationState::kSucceeded;
+    }
     op().summary = Truncate(summary, 2000);
     op().ended_at = event_.at;
     if (state == OperationState::kReverted || state == OperationState::kAborted) {
@@ -1073,7 +1091,7 @@ class Machine {
     }
     Go(state);
     Note("", op().summary);
-    decision_.effects.emplace_back(ReleaseLock{});
+    if (!RB_PLANTED_BUG("lock-kept")) decision_.effects.emplace_back(ReleaseLock{});
   }
 
   const Event& event_;

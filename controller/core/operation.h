@@ -78,6 +78,7 @@ struct StepResult {
   HostTimes times;
   Verdict verdict = Verdict::kUnknown;
   std::vector<ProbeResult> probes;
+  std::vector<std::string> log_lines;
   std::vector<Candidate> candidates;
   std::vector<std::string> problems;
   Release release;
@@ -106,6 +107,8 @@ struct HostProgress {
   bool target_met = false;
   Verdict verdict = Verdict::kUnknown;
   std::vector<ProbeResult> probes;
+  // Of at most kMostLogged hosts.
+  std::vector<std::string> log_lines;
   std::string error;
   // Holds what was replaced; and its commit, empty when what was replaced is no commit's.
   std::string replaced_release;

@@ -665,7 +665,9 @@ class Planner {
     const bool new_code = spec().kind == OperationKind::kDeploy || !was_good_;
     plan_.verify_soak = spec().emergency || !new_code ? absl::ZeroDuration() : service.verify_soak;
     if (spec().kind == OperationKind::kVerification) {
-      plan_.verify_soak = std::max(service.verify_soak, kSoakOfAVerification);
+      plan_.verify_soak = service.verify_watch >= absl::ZeroDuration()
+                              ? service.verify_watch
+                              : std::max(service.verify_soak, kSoakOfAVerification);
     }
     ExplainVerification(new_code);
     if (spec().emergency) {

@@ -59,7 +59,7 @@ std::string HostTable(const v1::Operation& operation) {
   for (const v1::HostProgress& host : operation.hosts()) {
     const v1::HostTimes& times = host.times();
     std::string target = Seconds(host.has_target(), host.target());
-    if (times.has_recovery() && host.has_target()) target += host.target_met() ? " met" : " **missed**";
+    if (IsJudged(host)) target += host.target_met() ? " met" : " **missed**";
     rows.push_back({MarkdownText(host.host()), Version(host.from_release(), host.from_commit(), host.from_version()),
                     Version(host.to_release(), host.to_commit(), host.to_version()), Word(host.method()),
                     Seconds(times.has_prepare(), times.prepare()), Seconds(times.has_stop(), times.stop()),
@@ -84,7 +84,7 @@ std::vector<std::string> ActionItems(const v1::Operation& operation) {
   for (const v1::HostProgress& host : operation.hosts()) {
     if (!host.error().empty())
       items.push_back(absl::StrCat(MarkdownText(host.host()), ": ", MarkdownText(host.error())));
-    missed_target = missed_target || (host.times().has_recovery() && host.has_target() && !host.target_met());
+    missed_target = missed_target || (IsJudged(host) && !host.target_met());
     const v1::HostPlan* plan = PlanOf(operation, host.host());
     unproved = unproved || (plan != nullptr && plan->method() == v1::METHOD_BACKUP && !plan->has_last_proved_at());
     for (const Check& check : ChecklistOf(host)) {
@@ -127,6 +127,13 @@ std::string Evidence(const v1::HostProgress& host) {
   for (const v1::ProbeResult& probe : host.probes()) {
     if ((probe.kind() != "log" && probe.kind() != "journal") || probe.observed().empty()) continue;
     absl::StrAppend(&text, "From ", MarkdownText(probe.name()), ":\n\n    ", Printable(probe.observed()), "\n\n");
+  }
+  if (host.log_lines_size() > 0) {
+    text +=
+        "The last lines of its log since the operation began there, verbatim (secrets are not known: look before you "
+        "pass it on):\n\n";
+    for (const std::string& line : host.log_lines()) absl::StrAppend(&text, "    ", Printable(line), "\n");
+    text += "\n";
   }
   if (!host.error().empty()) absl::StrAppend(&text, "Error: ", MarkdownText(host.error()), "\n\n");
   return text;

@@ -171,6 +171,7 @@ Json OperationJson(const v1::Operation& operation) {
                      {"state", Word(host.state())},
                      {"verdict", Word(host.verdict())},
                      {"probes", ProbeList(host.probes())},
+                     {"log_lines", std::vector<std::string>(host.log_lines().begin(), host.log_lines().end())},
                      {"checklist", ChecklistJson(host)},
                      {"error", host.error()},
                      {"replaced_release", host.replaced_release()}});

@@ -29,6 +29,9 @@ BUGS = [
     ("drill-not-allowed", "controller_drill_test", "ResolveDrillTest*", {}, "drills are not allowed in prod"),
     ("strike-not-recorded", "fault_keeper_test", "*StrikesOnce*", {}, "Failure"),
     ("half-injected-left", "fault_keeper_test", "*KilledInTheMiddleOfInjecting*", {}, "Failure"),
+    ("lock-kept", "controller_core_test", "*WhenAllIsThereAlready*", {}, "Failure"),
+    ("attention-called-success", "controller_core_test", "*ALostReportAlone*", {}, "Failure"),
+    ("drill-quarantines", "controller_core_test", "*uarantine*", {}, "Failure"),
     ("ended-taken-for-injected", "controller_drill_test", "*WasCutOffInTheMiddle*", {}, "Failure"),
     ("sidecars-left", "engine_test", "*DatabaseJournals*", {}, "another database"),
 ]

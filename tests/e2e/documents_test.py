@@ -93,6 +93,15 @@ class Documents(unittest.TestCase):
             for wanted in ("## Timeline", "v1.2.0 does not start", "down (external)", "prod-1 was not healthy before this",
                            "- [ ] Find and mend the cause in v1.2.0"):
                 self.assertIn(wanted, incident)
+            evidence = incident[incident.index("### prod-1"):]
+            said = re.search(r"since the operation began there, verbatim .*:\n\n((?:    .*\n)+)", evidence).group(1)
+            lines = said.splitlines()
+            self.assertLessEqual(len(lines), 20)
+            self.assertTrue(any("Connected to chat" in line for line in lines), said)
+            self.assertEqual(len([line for line in lines if "Connected to chat" in line]), 1, "of this run alone")
+            self.assertEqual(lines, ["    " + line for line in report["hosts"][0]["log_lines"]])
+            failed = next(one for one in fleet.rbctl_json("history", "prod")["operations"] if one["kind"] == "deploy")
+            self.assertRegex(fleet.rbctl("incident", failed["id"]).out, r"verbatim(.|\n)*\n    .*Error")
             notes = fleet.rbctl_json("notes", report["id"])["markdown"]
             self.assertRegex(notes, r"## What worked\n\n- Recovered in \d")
 

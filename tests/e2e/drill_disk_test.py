@@ -25,7 +25,7 @@ class DiskFull(DrillTest):
     @classmethod
     def setUpClass(cls):
         cls.fleet = cls.enterClassContext(Fleet({"prod": [HOST]}, service_lines=ON_HOST, drills={"prod": IN_FLEET},
-                                                disks={HOST: f"{DISK_MIB}m"}))
+                                                disks={HOST: f"{DISK_MIB}m"}, verify_watch="1s"))
         for version in ("v1.1.0", "v1.0.0"):
             cls.fleet.deploy("prod", version)
         cls.disk = cls.fleet.path("hosts", HOST)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Drills: something is broken on purpose, noticed, recovered, measured, and put back whoever is killed meanwhile."""
+import json
 import os
 import re
 import sys
@@ -19,7 +20,7 @@ class Drills(DrillTest):
     @classmethod
     def setUpClass(cls):
         cls.fleet = cls.enterClassContext(Fleet(
-            {"test": ["test-1", "test-2"], "prod": ["prod-1"]}, service_lines=ON_HOST,
+            {"test": ["test-1", "test-2"], "prod": ["prod-1"]}, service_lines=ON_HOST, verify_watch="1s",
             drills={"test": IN_FLEET, "prod": IN_FLEET.replace("[\"00:00-24:00\"]", "[]")}))
         cls.ben = cls.fleet.operator("ben")
         for environment in ("test", "prod"):
@@ -40,7 +41,33 @@ class Drills(DrillTest):
         html = self.fleet.rbctl("drill", "report", "--format", "html").out
         self.assertGreaterEqual(html.count("<svg"), 4)
         self.assertIsNone(re.search(r"(src|href)=|https?://|<script", html), "it needs nothing from outside")
-        self.assertIn("passed", self.fleet.rbctl("drill", "report", "test").out)
+        self.check_report()
+        self.assertEqual(self.fleet.rbctl_json("quarantine", "list")["quarantine"], [], "nothing was really bad")
+
+    def check_report(self):
+        """As JSON it has the figures of the text, drill by drill and counted."""
+        text = self.fleet.rbctl("drill", "report", "test").out
+        report = self.fleet.rbctl_json("drill", "report", "test")
+        self.assertEqual(report, json.loads(self.fleet.rbctl("drill", "report", "test", "--format", "json").out))
+        self.assertEqual(sorted(report), ["by_fault", "drills", "trained"])
+        rows = {row.split()[0]: row.split() for row in text.splitlines() if row.startswith("drill-")}
+        self.assertEqual(list(rows), [drill["id"] for drill in report["drills"]])
+        for drill in report["drills"]:
+            took = {phase["name"]: phase.get("took_seconds") for phase in drill["phases"]}
+            if drill["state"] != "passed" or None in took.values():
+                continue
+            self.assertEqual(rows[drill["id"]][:4], [drill["id"], drill["fault"], "test/sample-bot", "passed"])
+            cells = rows[drill["id"]][4:-1]
+            for name in ("detect", "decide", "execute", "verify"):
+                seconds, unit = (cells.pop(0), cells.pop(0)) if name in took else (cells.pop(0), None)
+                if unit is not None:
+                    self.assertAlmostEqual(float(seconds), took[name], delta=0.06, msg=(drill["id"], name))
+        for counted in report["by_fault"]:
+            line = f"{counted['where']} {counted['fault']} "
+            (said,) = [row for row in text.splitlines() if row.startswith(line)]
+            self.assertEqual(said[len(line):].strip(), f"{counted['passed']} of {counted['ended']}")
+            ended = [drill for drill in report["drills"] if drill["fault"] == counted["fault"]]
+            self.assertEqual(counted["ended"], len(ended))
 
     def test_bad_config(self):
         run = self.drill("bad-config", "test")
@@ -89,6 +116,27 @@ class Drills(DrillTest):
         shown = self.wait_for_state(drill, "passed", "missed_target", "failed")
         self.assertEqual((shown["state"], shown["recovered_by"], shown["fault"]), ("passed", "ben", "bad-code"))
         self.assertIn("ben", self.fleet.rbctl("drill", "report", "prod").out)
+        trained = self.fleet.rbctl_json("drill", "report", "prod")["trained"]
+        self.assertEqual([(one["who"], one["fault"], one["outcome"]) for one in trained],
+                         [("ben", "bad-code", "passed")])
+
+    def test_z_a_drill_quarantines_nothing(self):
+        """Who recovers by going to another commit leaves one that was not bad, but broken on purpose."""
+        fleet = self.fleet
+        for version in ("v1.1.0", "v1.0.0"):
+            fleet.deploy("prod", version)
+        drill = self.begin("bad-code", "prod", "--by-hand", "--reason", "another commit")
+        fleet.rbctl("drill", "approve", drill, identity=self.ben)
+        self.wait_for_state(drill, "recovering")
+        run = fleet.rbctl_json("rollback", "prod", "--to", "v1.1.0", "--force", "--reason", "it does not start",
+                               identity=self.ben)
+        self.assertEqual((run["outcome"], run["hosts"][0]["to"]["version"]), ("succeeded", "v1.1.0"))
+        self.wait_for_state(drill, "passed", "missed_target")
+        self.assertEqual(fleet.rbctl_json("quarantine", "list")["quarantine"], [])
+        fleet.rbctl("deploy", "prod", "--to", "v1.0.0", "--reason", "may it?", "--plan")
+        # To what was there before the drill: what the recovery replaced was broken.
+        before = next(host for host in fleet.rbctl_json("show", self.shown(drill)["safety_operation"])["hosts"])
+        fleet.rbctl("rollback", "prod", "--to", before["to"]["release"], "--reason", "back")
 
     def test_something_real_stops_it_at_once(self):
         drill = self.begin("bad-database", "test")

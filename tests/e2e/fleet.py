@@ -98,7 +98,7 @@ class Fleet:
     def __init__(self, environments=None, fleet_extra="", retain=10, wave="100%", on_failure="revert",
                  verify_deadline="10s", bin_dir=BIN, service_lines="", gates=None, drills=None, agent_options=(),
                  targets="backup: 3m, redeploy: 10m, git: 2m", metrics="127.0.0.1:0", unit_probe="\n      - unit: {}",
-                 disks=None):
+                 disks=None, verify_watch="10s"):
         self.environments = environments or {"test": ["test-1", "test-2"], "prod": ["prod-1", "prod-2"]}
         self.hosts = [host for hosts in self.environments.values() for host in hosts]
         self.environment_of = {host: env for env, hosts in self.environments.items() for host in hosts}
@@ -107,7 +107,7 @@ class Fleet:
         self.mark = f"{MARK}={self.folder}"
         self.processes = {}
         self.fleet_extra, self.retain, self.wave, self.on_failure = fleet_extra, retain, wave, on_failure
-        self.verify_deadline = verify_deadline
+        self.verify_deadline, self.verify_watch = verify_deadline, verify_watch
         self.service_lines = service_lines
         # More words for `rb-agent serve`.
         self.agent_options = agent_options
@@ -177,7 +177,7 @@ class Fleet:
                     f"    targets: {{{self.targets}}}\n"
                     f"    wave: {{size: \"{self.wave}\", on_failure: {self.on_failure}}}\n"
                     f"    retain: {{releases: {self.retain}}}\n"
-                    f"    verify: {{deadline: {self.verify_deadline}}}\n{self.fleet_extra}")
+                    f"    verify: {{deadline: {self.verify_deadline}, watch: {self.verify_watch}}}\n{self.fleet_extra}")
 
     def write_agent(self, host, config=None):
         os.makedirs(self.tree(host), exist_ok=True)

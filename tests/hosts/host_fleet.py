@@ -177,7 +177,7 @@ class HostFleet:
         lines += ["services:", f"  {SERVICE}:", f"    hosts: {{{hosts}}}",
                   "    targets: {backup: 3m, redeploy: 10m, git: 2m}",
                   f"    wave: {{size: \"{self.wave}\", on_failure: {self.on_failure}}}", "    retain: {releases: 10}",
-                  f"    verify: {{deadline: {self.verify_seconds}s}}"]
+                  f"    verify: {{deadline: {self.verify_seconds}s, watch: 1s}}"]
         return "\n".join(lines) + f"\n{self.fleet_lines}"
 
     def agent_file(self):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real servers, real outages: power cuts at ten moments of a rollback, one that a drill makes from inside, a network
-that is cut during the commit, a controller that is off, packages that are upgraded meanwhile, removed and purged; and what
-a recovery costs beyond a bare restart."""
+that is cut during the commit, a controller that is off, packages that are upgraded meanwhile, removed and purged; and
+what a recovery costs beyond a bare restart."""
 import os
 import statistics
 import sys

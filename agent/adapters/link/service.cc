@@ -11,6 +11,7 @@
 #include "agent/adapters/git/git_mirror.h"
 #include "agent/adapters/link/daemon.h"
 #include "agent/adapters/probe/make_probes.h"
+#include "agent/adapters/probe/service_logs.h"
 #include "agent/adapters/restore/after_restore.h"
 #include "agent/adapters/supervisor/make_supervisor.h"
 #include "agent/adapters/supervisor/systemd_supervisor.h"
@@ -119,6 +120,8 @@ absl::StatusOr<std::unique_ptr<Service>> Service::Open(const std::string& name, 
       if (config.after_restore().has_timeout()) after.restart_timeout = FromProto(config.after_restore().timeout());
       ports.after_restore = MakeAfterRestore(std::move(after), clock);
     }
+    ports.log = config.unit().empty() ? MakeFileLog(ProcessLogPath(name, config, state_folder), config.tree())
+                                      : MakeJournalLog(config.unit(), clock);
     HostExaminerOptions examiner;
     examiner.service = name;
     examiner.state_folder = state_folder;

@@ -370,6 +370,7 @@ v1::TaskResult ToWire(const TaskResult& result) {
                    : result.verdict == Verdict::kUnhealthy ? v1::VERDICT_UNHEALTHY
                                                            : v1::VERDICT_UNKNOWN);
   for (const ProbeResult& probe : result.probes) *wire.add_probes() = ToWire(probe);
+  for (const std::string& line : result.log_lines) wire.add_log_lines(Printable(line));
   for (const Candidate& candidate : result.candidates) {
     v1::Candidate* added = wire.add_candidates();
     added->set_method(MethodToWire(candidate.method));
@@ -418,6 +419,7 @@ TaskResult FromWire(const v1::TaskResult& wire) {
     read.is_waiting = probe.waiting();
     result.probes.push_back(std::move(read));
   }
+  result.log_lines.assign(wire.log_lines().begin(), wire.log_lines().end());
   result.problems.assign(wire.problems().begin(), wire.problems().end());
   if (wire.has_release()) result.release = ReleaseFromWire(wire.release());
   result.delta = DeltaFromWire(wire.delta());

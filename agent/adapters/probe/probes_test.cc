@@ -24,6 +24,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "agent/adapters/probe/make_probes.h"
+#include "agent/adapters/probe/service_logs.h"
 #include "agent/adapters/supervisor/spawn.h"
 #include "agent/core/ports/fake_supervisor.h"
 #include "common/clock.h"
@@ -670,6 +671,32 @@ TEST(CommandProbe, PassesWithStatusZero) {
   options.argv = {"/no/such/program"};
   options.folder = folder.path();
   EXPECT_THAT(MakeCommandProbe(options, SystemClock())->Run({}).observed, HasSubstr("cannot run /no/such/program"));
+}
+
+TEST(FileLog, GivesTheLastLinesSinceTheMark) {
+  TemporaryFolder folder;
+  const std::string path = folder / "bot.log";
+  const auto write = [&](const std::string& text) { std::ofstream(path, std::ios::app) << text; };
+  const std::unique_ptr<ServiceLog> log = MakeFileLog(path, "");
+  EXPECT_THAT(log->Last(3), ::testing::IsEmpty()) << "there is none yet";
+  write("before\n");
+  log->Mark();
+  EXPECT_THAT(log->Last(3), ::testing::IsEmpty());
+  write("one\ntwo\n\nthree\nfour\x1b[31m " + std::string(1000, 'x') + "\n");
+  const std::vector<std::string> last = log->Last(3);
+  ASSERT_THAT(last, SizeIs(3));
+  EXPECT_EQ(last[0], "two");
+  EXPECT_LE(last[2].size(), 210u);
+  EXPECT_FALSE(absl::StrContains(last[2], "\x1b"));
+  EXPECT_EQ(log->Last(20)[0], "one") << "nothing of before";
+  // Rotated: all of the new file is of this run.
+  std::filesystem::rename(path, path + ".1");
+  write("anew\n");
+  EXPECT_THAT(log->Last(3), ::testing::ElementsAre("anew"));
+  // However much there is, a bounded part of it is read.
+  log->Mark();
+  for (int i = 0; i < 3000; ++i) write(absl::StrCat("line ", i, " ", std::string(50, '.'), "\n"));
+  EXPECT_THAT(log->Last(1), ::testing::ElementsAre(HasSubstr("line 2999 ")));
 }
 
 TEST(DiskProbe, TellsOfTheFolderWithoutRoom) {

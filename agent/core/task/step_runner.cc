@@ -18,6 +18,8 @@ namespace rb::agent {
 
 namespace {
 
+constexpr size_t kLogLines = 20;
+
 HostState StateOf(const OpenTransaction& open) {
   if (open.is_torn) return HostState::kCommitted;  // something of the new state may be there
   switch (open.phase) {
@@ -53,6 +55,11 @@ TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const
     result.from_version = current->version;
   }
   progress(Stage::kAccepted, "");
+  if (ports_.log != nullptr && !std::holds_alternative<InspectStep>(task.step) &&
+      task.operation_id != logged_operation_) {
+    logged_operation_ = task.operation_id;
+    ports_.log->Mark();
+  }
   if (const auto* inspect = std::get_if<InspectStep>(&task.step)) {
     Inspect(*inspect, &result);
   } else if (const auto* backup = std::get_if<BackupStep>(&task.step)) {
@@ -77,6 +84,10 @@ TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const
   } else if (const auto* await = std::get_if<AwaitStep>(&task.step)) {
     Await(*await, &context);
   }
+  const bool was_watched = std::holds_alternative<VerifyStep>(task.step) ||
+                           std::holds_alternative<RevertStep>(task.step) ||
+                           std::holds_alternative<AwaitStep>(task.step);
+  if (ports_.log != nullptr && was_watched) result.log_lines = ports_.log->Last(kLogLines);
   if (result.state == HostState::kUnspecified) {
     const absl::StatusOr<OpenTransaction> open = ports_.engine->GetOpenTransaction();
     result.state = open.ok() && open->operation_id == task.operation_id ? StateOf(*open) : HostState::kUntouched;

@@ -14,6 +14,7 @@
 #include "agent/core/ports/after_restore.h"
 #include "agent/core/ports/commit_source.h"
 #include "agent/core/ports/probe.h"
+#include "agent/core/ports/service_log.h"
 #include "agent/core/ports/supervisor.h"
 #include "agent/core/task/task.h"
 #include "common/clock.h"
@@ -32,6 +33,8 @@ struct ServicePorts {
   std::unique_ptr<AfterRestore> after_restore;
   // Null: an inspection of the host gives no facts.
   std::unique_ptr<HostExaminer> examiner;
+  // Null: results carry no lines of it.
+  std::unique_ptr<ServiceLog> log;
   // True while a step waits for what is being looked at. Null: never.
   const std::atomic<bool>* step_waits = nullptr;
   Clock* clock = nullptr;
@@ -99,6 +102,8 @@ class StepRunner {
   std::vector<ProbeResult> ProbeRound(bool quick, const std::atomic<bool>* hurry = nullptr);
 
   ServicePorts ports_;
+  // Of which its log is marked.
+  std::string logged_operation_;
   ProbeContext probe_context_;
   // The run of the service when a redeploy was prepared; empty when not known (the agent was restarted since).
   std::string run_before_redeploy_;

@@ -144,6 +144,8 @@ struct TaskResult {
   HostTimes times;
   Verdict verdict = Verdict::kUnknown;
   std::vector<ProbeResult> probes;
+  // Of a verification, a revert and a wait for CI: what the service has written since the operation began here.
+  std::vector<std::string> log_lines;
   std::vector<Candidate> candidates;
   std::vector<std::string> problems;
   Release release;
