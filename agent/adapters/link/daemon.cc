@@ -44,11 +44,15 @@ constexpr size_t kMostFaultTasks = 4;
 constexpr size_t kReleasesReported = 200;
 
 absl::string_view KindOf(const Task& task) {
-  static constexpr absl::string_view kNames[] = {"inspect", "backup", "prepare", "commit", "verify", "revert", "keep"};
+  static constexpr absl::string_view kNames[] = {"inspect", "backup", "prepare", "commit",
+                                                 "verify",  "revert", "keep",    "await"};
+  static_assert(std::size(kNames) == std::variant_size_v<decltype(Task::step)>);
   return kNames[task.step.index()];
 }
 
-std::string MethodName(Method method) { return method == Method::kGit ? "git" : "backup"; }
+std::string MethodName(Method method) {
+  return method == Method::kGit ? "git" : method == Method::kRedeploy ? "redeploy" : "backup";
+}
 
 class Daemon {
  public:
