@@ -200,17 +200,35 @@ class Monitoring(unittest.TestCase):
         over = wait_for(lambda: self.receiver.told("resolved"), "the webhook to be told that it is over")
         self.assertEqual(([a["labels"]["alertname"] for a in over], self.firing()), (["RbDrillFailed"], []))
 
-        # When things last happened outlives a restart; what is no longer in the fleet file is no longer there.
-        fleet.kill("controller")
+        # When things last happened outlives a restart; what is no longer in the fleet file, which is read then and at no
+        # other time, is no longer there: a host, an environment, a service.
+        self.assertIn('host="prod-1"', self.controller_metrics())
+        fleet.environments = {"test": ["test-1"], "prod": ["prod-2"]}
+        text = self.restart_controller()
+        self.assertNotIn("prod-1", text)
+        self.assertIn('rb_agent_connected{host="prod-2"} 0\n', text)
         fleet.environments = {"test": ["test-1"]}
-        fleet.write_fleet()
-        fleet.start_controller()
-        text = self.controller_metrics()
+        text = self.restart_controller()
         self.assertNotIn("prod", text)
         self.assertRegex(text, r'rb_drill_last_outcome\{[^}]*outcome="passed"[^}]*\} 1\n')
         with open(fleet.path("controller", "prometheus-agents.json"), encoding="utf-8") as f:
             self.assertEqual([one["labels"]["host"] for one in json.load(f)], ["test-1"])
         wait_for(lambda: not self.query('{host="prod-1"} or {environment="prod",__name__!~"rb:.+"}'), "prod-1 to be gone from Prometheus")
+        text = self.restart_controller("other-bot")
+        self.assertNotIn(SERVICE, text)
+        self.assertIn('service="other-bot"', text)
+
+    def restart_controller(self, service=SERVICE):
+        """With the fleet file as it is by now, and its service so called. What it measures then."""
+        fleet = self.fleet
+        fleet.kill("controller")
+        fleet.write_fleet()
+        with open(fleet.path("fleet.yaml"), encoding="utf-8") as f:
+            text = f.read()
+        with open(fleet.path("fleet.yaml"), "w", encoding="utf-8") as f:
+            f.write(text.replace(f"  {SERVICE}:", f"  {service}:"))
+        fleet.start_controller()
+        return self.controller_metrics()
 
     def check_endpoints(self):
         """Both keep to Prometheus' rules, and to their password."""
