@@ -124,6 +124,7 @@ bool Matches(absl::string_view pattern, absl::string_view path) {
     }
     if (path.empty()) return false;
     const auto [name, rest_of_path] = SplitFirst(path);
+    if (rest_of_pattern.empty() && !rest_of_path.empty()) return false;
     if (!ElementMatches(element, name)) return false;
     pattern = rest_of_pattern;
     path = rest_of_path;
@@ -183,6 +184,11 @@ std::string FormatBytes(uint64_t bytes) {
 }
 
 bool GlobMatches(absl::string_view pattern, absl::string_view path) {
+  // Nearly every path of a tree is told by its first character from a pattern that begins with a name.
+  if (!pattern.empty() && !path.empty() && pattern[0] != path[0] &&
+      absl::string_view("*?[/").find(pattern[0]) == absl::string_view::npos && path[0] != '/') {
+    return false;
+  }
   return Matches(absl::StripSuffix(pattern, "/"), absl::StripSuffix(path, "/"));
 }
 

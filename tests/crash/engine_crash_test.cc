@@ -20,14 +20,14 @@ namespace {
 
 class EngineCrashStates : public ::testing::TestWithParam<const char*> {};
 
-TEST_P(EngineCrashStates, TheTreeIsWholeAndNothingAcknowledgedIsLost) {
+void VisitStates(const char* filesystem, RollbackScenario scenario, size_t part) {
   RigOptions options;
-  options.filesystem = GetParam();
+  options.filesystem = filesystem;
   options.states = 300;
   if (const char* states = std::getenv("RB_CRASH_STATES"); states != nullptr) {
     ASSERT_TRUE(absl::SimpleAtoi(states, &options.states)) << "RB_CRASH_STATES is not a number: " << states;
   }
-  RollbackScenario scenario;
+  options.states /= part;
   Workload workload;
   workload.prepare = [&](const std::string& root) {
     const absl::Status prepared = scenario.Prepare(root);
@@ -41,11 +41,18 @@ TEST_P(EngineCrashStates, TheTreeIsWholeAndNothingAcknowledgedIsLost) {
   const absl::StatusOr<RigReport> report = VisitCrashStates(workload, options);
   if (absl::IsUnavailable(report.status())) GTEST_SKIP() << report.status();
   ASSERT_TRUE(report.ok()) << report.status();
-  std::printf("%s: %zu operations, %zu states (%zu reordered), %zu bad\n", GetParam(), report->operations,
+  std::printf("%s: %zu operations, %zu states (%zu reordered), %zu bad\n", filesystem, report->operations,
               report->states, report->reordered_states, report->bad_states);
   EXPECT_EQ(report->states, options.states);
   EXPECT_EQ(report->bad_states, 0u) << absl::StrJoin(report->findings, "\n");
 }
+
+TEST_P(EngineCrashStates, TheTreeIsWholeAndNothingAcknowledgedIsLost) {
+  VisitStates(GetParam(), RollbackScenario(), 1);
+}
+
+// On several threads, and with flushes of the whole filesystem.
+TEST_P(EngineCrashStates, SoItIsWithManyFiles) { VisitStates(GetParam(), RollbackScenario(100), 8); }
 
 INSTANTIATE_TEST_SUITE_P(Filesystems, EngineCrashStates, ::testing::Values("ext4", "xfs", "btrfs"),
                          [](const auto& parameter) { return std::string(parameter.param); });

@@ -1,5 +1,6 @@
 #include "tests/crash/rollback_scenario.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include "common/digest.h"
 #include "common/durable_file.h"
 #include "common/status.h"
+#include "common/unique_fd.h"
 
 namespace rb::crash {
 namespace {
@@ -119,14 +121,29 @@ absl::StatusOr<std::unique_ptr<Engine>> RollbackScenario::OpenEngine(const std::
   return Engine::Open(options, TreeAt(root));
 }
 
+absl::Status RollbackScenario::PutMoreFiles(const std::string& tree, char content) const {
+  for (int i = 0; i < more_files_; ++i) {
+    const std::string folder = absl::StrCat(tree, "/more/", i % 40);
+    RB_RETURN_IF_ERROR(MakeFolders(folder, 0755));
+    const std::string path = absl::StrCat(folder, "/f", i);
+    unlink(path.c_str());  // another inode, as a deploy makes it
+    const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+    if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("create ", path));
+    RB_RETURN_IF_ERROR(WriteAll(fd.get(), absl::StrCat(std::string(300, content), i), path));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RollbackScenario::Prepare(const std::string& root) {
   RB_RETURN_IF_ERROR(MakeFirstTree(root + "/tree"));
+  RB_RETURN_IF_ERROR(PutMoreFiles(root + "/tree", 'm'));
   first_ = Fingerprint(root + "/tree");
   RB_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, OpenEngine(root));
   RB_ASSIGN_OR_RETURN(const Release release, engine->Capture({}));
   first_release_ = release.name;
   RB_RETURN_IF_ERROR(engine->SetStanding(release.name, Standing::kGood, ""));
   RB_RETURN_IF_ERROR(MakeSecondTree(root + "/tree"));
+  RB_RETURN_IF_ERROR(PutMoreFiles(root + "/tree", 'M'));
   second_ = Fingerprint(root + "/tree");
   return absl::OkStatus();
 }

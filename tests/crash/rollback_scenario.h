@@ -16,6 +16,9 @@ namespace rb::crash {
 
 class RollbackScenario {
  public:
+  // `more_files`: so many change besides the few that always do, in folders of their own. From 64 on the engine works
+  // on several threads and flushes whole filesystems.
+  explicit RollbackScenario(int more_files = 0) : more_files_(more_files) {}
   // Makes the tree and the store below `root`: a good release, and a live tree that differs from it.
   absl::Status Prepare(const std::string& root);
   // The operations. `acknowledge` is told what is durable from then on, in this order: prepared, committed, kept,
@@ -32,6 +35,9 @@ class RollbackScenario {
   static absl::StatusOr<std::unique_ptr<agent::Engine>> OpenEngine(const std::string& root);
 
  private:
+  absl::Status PutMoreFiles(const std::string& tree, char content) const;
+
+  const int more_files_;
   std::string first_;   // fingerprint of the release that is gone back to
   std::string second_;  // and of what is live at first
   std::string first_release_;

@@ -42,7 +42,7 @@ constexpr size_t kManyEntries = 100000;
 absl::StatusOr<Release> EngineImpl::Capture(const CaptureRequest& request) {
   MutexLock lock(mutex_);
   RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
-  RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+  RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession(ObjectStore::Knows::kLater));
   RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, false, false));
   RB_RETURN_IF_ERROR(DumpDatabases(&live));
   RB_ASSIGN_OR_RETURN(Release release, RecordRelease(&live, request, true));
@@ -72,7 +72,7 @@ absl::StatusOr<Current> EngineImpl::CheckDrift() {
   RB_ASSIGN_OR_RETURN(Current current, files_.LoadCurrent());
   if (current.release_name.empty()) return current;
   RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
-  RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+  RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession(ObjectStore::Knows::kLater));
   RB_ASSIGN_OR_RETURN(const Release release, files_.Load(current.release_name));
   RB_ASSIGN_OR_RETURN(const Manifest manifest, files_.LoadManifest(release));
   RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(false, true, false));
@@ -96,7 +96,14 @@ absl::StatusOr<EngineImpl::Snapshot> EngineImpl::TakeSnapshot(bool store_content
   RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenTree());
   Snapshot snapshot;
   const int64_t walk_began_ns = absl::ToUnixNanos(absl::Now());
-  RB_ASSIGN_OR_RETURN(snapshot.live, WalkTree(root.get(), tree_, with_sidecars));
+  // Walking waits for the kernel's looking up of names now and then: the store's index is read meanwhile.
+  absl::Status refreshed;
+  std::thread index([&] { refreshed = store_->Refresh(); });
+  absl::StatusOr<LiveTree> walked = WalkTree(root.get(), tree_, with_sidecars);
+  index.join();
+  RB_RETURN_IF_ERROR(walked.status());
+  RB_RETURN_IF_ERROR(refreshed);
+  snapshot.live = *std::move(walked);
   // The threads that walked leave a good part of their memory behind, in arenas that nobody uses again.
   if (snapshot.live.entries.size() > kManyEntries) malloc_trim(0);
   snapshot.times.walk = options_.clock->Monotonic() - begin;

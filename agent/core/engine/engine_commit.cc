@@ -115,7 +115,7 @@ absl::StatusOr<Release> EngineImpl::Keep(const std::string& operation_id, Cause 
   }
   // What came back in part (data, say) is no release that there was.
   if (intent.target_release.empty() || release.commit != intent.target_commit) {
-    RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+    RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession(ObjectStore::Knows::kLater));
     RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(true, true, false));
     CaptureRequest request;
     request.cause = cause;

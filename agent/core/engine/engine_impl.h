@@ -198,8 +198,10 @@ class EngineImpl final : public Engine {
   // ---- engine_prepare.cc: staging: all that can be done while the service runs
 
   // `meanwhile` is done before it, or beside it when there is a lot to stage: on a second thread, which then helps.
+  // What is staged is durable only after SyncStaged.
   absl::Status Stage(const Snapshot& live, const Manifest& manifest, const ChangeSet& changes, Intent* intent,
                      PreparedTransaction* prepared, EngineTimes* times, const std::function<absl::Status()>& meanwhile);
+  absl::Status SyncStaged(const Intent& intent);
   absl::Status StageChange(int staging, const Snapshot& live, const Manifest& manifest, const Change& change,
                            const std::string& staged_name, Staging* made, PlannedRename* rename);
   absl::Status SyncBeneath(int parent, const std::string& name);

@@ -57,7 +57,7 @@ absl::StatusOr<PreparedTransaction> EngineImpl::Prepare(const std::string& opera
     return absl::FailedPreconditionError(absl::StrJoin(problems, "; "));
   }
   const absl::Duration begin = options_.clock->Monotonic();
-  RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+  RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession(ObjectStore::Knows::kLater));
   Progress("capturing");
   absl::StatusOr<Manifest> stored = absl::UnknownError("not loaded");
   const bool with_sidecars = components.data && !RB_PLANTED_BUG("sidecars-left");
@@ -75,7 +75,7 @@ absl::StatusOr<PreparedTransaction> EngineImpl::Prepare(const std::string& opera
   if (stored.ok() && target.bring_back != nullptr) {
     stored = MergeMissing(live.live, *stored, tree_, target.bring_back->wanted);
   }
-  RB_ASSIGN_OR_RETURN(const Manifest manifest, std::move(stored));
+  RB_ASSIGN_OR_RETURN(Manifest manifest, std::move(stored));
   RB_ASSIGN_OR_RETURN(const std::optional<std::vector<std::string>> baseline, BaselinePaths(target));
   RB_ASSIGN_OR_RETURN(ChangeSet changes, ComputeChanges(live.live, manifest, Rules(components, &baseline)));
   if (target.bring_back == nullptr) RB_RETURN_IF_ERROR(AddDatabases(target, components, manifest, &changes.delta));
@@ -131,8 +131,22 @@ absl::StatusOr<PreparedTransaction> EngineImpl::Prepare(const std::string& opera
     RB_ASSIGN_OR_RETURN(record, RecordJournal::Open(files_.JournalPath(), &none));
     return absl::OkStatus();
   });
+  std::string encoded;
   if (staged.ok()) {
     RB_FAILPOINT("engine.prepare.after-capture");
+    const absl::Duration sync_begin = options_.clock->Monotonic();
+    absl::Status synced;
+    const auto sync = [&] {
+      synced = SyncStaged(intent);
+      live.times.sync = options_.clock->Monotonic() - sync_begin;
+    };
+    // A flush of much is waited for, and the processor is free meanwhile.
+    std::thread flush;
+    if (intent.renames.size() > kManyFiles) {
+      flush = std::thread(sync);
+    } else {
+      sync();
+    }
     prepared.replaced = *std::move(replaced);
     prepared.delta.config_diff = ConfigDiff(changes, live, manifest);
     intent.replaced_release = prepared.replaced.name;
@@ -141,10 +155,15 @@ absl::StatusOr<PreparedTransaction> EngineImpl::Prepare(const std::string& opera
       intent.target_manifest_file = intent.staging_name;
       staged = files_.SaveTarget(intent.target_manifest_file, EncodeManifest(manifest));
     }
+    encoded = EncodeIntent(intent);
+    manifest = Manifest();
+    live.live = LiveTree();
+    if (flush.joinable()) flush.join();
+    if (staged.ok()) staged = synced;
   }
   if (staged.ok()) {
     RB_FAILPOINT("engine.prepare.before-intent");
-    staged = record->Append(EncodeIntent(intent));
+    staged = record->Append(encoded);
   }
   if (!staged.ok()) {
     Discard(intent).IgnoreError();
@@ -166,8 +185,18 @@ absl::Status EngineImpl::Stage(const Snapshot& live, const Manifest& manifest, c
   intent->renames.resize(changes.changes.size());
   std::atomic<size_t> next{0};
   Staging made[2];
+  const bool many = changes.changes.size() > kManyFiles;
+  // The disk begins to write while the second half is staged; what is left for SyncStaged is less.
+  const size_t half = many ? changes.changes.size() / 2 : SIZE_MAX;
+  std::thread flush;
+  absl::Status flushed;
   const auto work = [&](Staging* mine) -> absl::Status {
     for (size_t c = next++; c < changes.changes.size(); c = next++) {
+      if (c == half) {
+        flush = std::thread([&] {
+          if (!RB_PLANTED_BUG("no-fsync-of-files")) flushed = SyncFilesystem(staging.get(), "the staging folder");
+        });
+      }
       absl::Status done = c % 64 == 0 ? CheckCancelled() : absl::OkStatus();
       if (done.ok()) {
         done = StageChange(staging.get(), live, manifest, changes.changes[c], StagedName(c), mine, &intent->renames[c]);
@@ -179,7 +208,6 @@ absl::Status EngineImpl::Stage(const Snapshot& live, const Manifest& manifest, c
     }
     return absl::OkStatus();
   };
-  const bool many = changes.changes.size() > kManyFiles;
   // The names of a linked file are made by one thread: it has to know which came first.
   const bool may_share = std::none_of(manifest.entries.begin(), manifest.entries.end(),
                                       [](const Entry& entry) { return entry.hard_link_group != 0; });
@@ -192,7 +220,9 @@ absl::Status EngineImpl::Stage(const Snapshot& live, const Manifest& manifest, c
     });
     staged = work(&made[0]);
     second.join();
+    if (flush.joinable()) flush.join();
     RB_RETURN_IF_ERROR(beside);
+    RB_RETURN_IF_ERROR(flushed);
   } else {
     RB_RETURN_IF_ERROR(meanwhile());
     staged = work(&made[0]);
@@ -202,21 +232,24 @@ absl::Status EngineImpl::Stage(const Snapshot& live, const Manifest& manifest, c
     std::move(each.healed.begin(), each.healed.end(), std::back_inserter(prepared->healed));
   }
   times->write = options_.clock->Monotonic() - begin;
-  const absl::Duration sync_begin = options_.clock->Monotonic();
-  if (many) {
-    RB_RETURN_IF_ERROR(SyncFilesystem(staging.get(), "the staging folder"));
-  } else {
-    for (const PlannedRename& rename : intent->renames) {
-      if (rename.new_inode != 0) RB_RETURN_IF_ERROR(SyncBeneath(staging.get(), rename.staged_name));
-    }
-    RB_RETURN_IF_ERROR(SyncFd(staging.get(), "the staging folder"));
-    RB_RETURN_IF_ERROR(SyncFd(root.get(), "the staging folder's parent"));
-    // Its own name, where this operation was the first to need it.
-    RB_ASSIGN_OR_RETURN(const std::string path, StagingRoot());
-    RB_RETURN_IF_ERROR(SyncFolder(path.substr(0, path.rfind('/')).empty() ? "/" : path.substr(0, path.rfind('/'))));
-  }
-  times->sync = options_.clock->Monotonic() - sync_begin;
   return absl::OkStatus();
+}
+
+absl::Status EngineImpl::SyncStaged(const Intent& intent) {
+  RB_ASSIGN_OR_RETURN(const UniqueFd root, OpenStagingRoot());
+  RB_ASSIGN_OR_RETURN(const UniqueFd staging, OpenFolderBeneath(root.get(), intent.staging_name));
+  if (intent.renames.size() > kManyFiles) {
+    if (RB_PLANTED_BUG("no-fsync-of-files")) return absl::OkStatus();
+    return SyncFilesystem(staging.get(), "the staging folder");
+  }
+  for (const PlannedRename& rename : intent.renames) {
+    if (rename.new_inode != 0) RB_RETURN_IF_ERROR(SyncBeneath(staging.get(), rename.staged_name));
+  }
+  RB_RETURN_IF_ERROR(SyncFd(staging.get(), "the staging folder"));
+  RB_RETURN_IF_ERROR(SyncFd(root.get(), "the staging folder's parent"));
+  // Its own name, where this operation was the first to need it.
+  RB_ASSIGN_OR_RETURN(const std::string path, StagingRoot());
+  return SyncFolder(path.substr(0, path.rfind('/')).empty() ? "/" : path.substr(0, path.rfind('/')));
 }
 
 absl::Status EngineImpl::StageChange(int staging, const Snapshot& live, const Manifest& manifest, const Change& change,

@@ -32,7 +32,7 @@ constexpr size_t kConfigDiffBytes = 16 << 10;
 absl::StatusOr<Delta> EngineImpl::Compare(const EngineTarget& target, const Components& components) {
   MutexLock lock(mutex_);
   RB_ASSIGN_OR_RETURN(const FileLock process_lock, LockService());
-  RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession());
+  RB_ASSIGN_OR_RETURN(const ObjectStore::Session session, store_->StartSession(ObjectStore::Knows::kLater));
   RB_ASSIGN_OR_RETURN(Snapshot live, TakeSnapshot(false, true, components.data));
   RB_RETURN_IF_ERROR(Settle(&live));
   RB_ASSIGN_OR_RETURN(const Manifest manifest, LoadTargetManifest(target, live));

@@ -62,6 +62,8 @@ absl::string_view BaseName(absl::string_view path) {
 size_t SharedPrefix(absl::string_view a, absl::string_view b) {
   const size_t limit = std::min(a.size(), b.size());
   size_t shared = 0;
+  for (; shared + 8 <= limit && std::memcmp(a.data() + shared, b.data() + shared, 8) == 0; shared += 8) {
+  }
   while (shared < limit && a[shared] == b[shared]) ++shared;
   return shared;
 }

@@ -104,9 +104,7 @@ absl::StatusOr<std::vector<PackedObject>> DecodePackIndex(absl::string_view byte
 
 absl::StatusOr<std::unique_ptr<ObjectStore>> ObjectStore::Open(const std::string& folder) {
   RB_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/packs")));
-  std::unique_ptr<ObjectStore> store(new ObjectStore(folder));
-  RB_RETURN_IF_ERROR(store->Refresh());
-  return store;
+  return std::unique_ptr<ObjectStore>(new ObjectStore(folder));
 }
 
 std::string ObjectStore::PackPath(uint32_t pack, absl::string_view suffix) const {
@@ -156,6 +154,7 @@ absl::Status ObjectStore::RefreshLocked() {
     // rest of the store stays of use.
     if (!loaded.ok() && !absl::IsDataLoss(loaded)) return loaded;
   }
+  has_read_index_ = true;
   return absl::OkStatus();
 }
 
@@ -164,7 +163,7 @@ absl::Status ObjectStore::Refresh() {
   return RefreshLocked();
 }
 
-absl::StatusOr<ObjectStore::Session> ObjectStore::StartSession() {
+absl::StatusOr<ObjectStore::Session> ObjectStore::StartSession(Knows knows) {
   const std::string path = absl::StrCat(folder_, "/lock");
   UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open ", path));
@@ -172,7 +171,7 @@ absl::StatusOr<ObjectStore::Session> ObjectStore::StartSession() {
   while (flock(fd.get(), LOCK_SH) != 0) {
     if (errno != EINTR) return ErrnoStatus(errno, absl::StrCat("lock ", path));
   }
-  RB_RETURN_IF_ERROR(Refresh());
+  if (knows == Knows::kNow) RB_RETURN_IF_ERROR(Refresh());
   return Session(std::move(fd));
 }
 
@@ -180,6 +179,8 @@ std::unique_ptr<ObjectStore::Writer> ObjectStore::NewWriter() { return std::uniq
 
 bool ObjectStore::Contains(const Digest& digest) {
   MutexLock lock(mutex_);
+  // What cannot be read is not there: it is then stored once more.
+  if (!has_read_index_ && !RefreshLocked().ok()) return false;
   return places_.contains(digest);
 }
 
@@ -187,6 +188,7 @@ absl::StatusOr<std::string> ObjectStore::Get(const Digest& digest, absl::Status*
   std::vector<Place> places;  // newest last
   {
     MutexLock lock(mutex_);
+    if (!has_read_index_) RB_RETURN_IF_ERROR(RefreshLocked());
     const auto found = places_.find(digest);
     if (found == places_.end()) {
       return absl::NotFoundError(absl::StrCat("object ", digest.ToHex(), " is not in the store"));

@@ -88,9 +88,13 @@ class ObjectStore {
     absl::flat_hash_set<Digest> added_ ABSL_GUARDED_BY(mutex_);
   };
 
+  // Reads nothing yet: the index is read when it is first needed.
   static absl::StatusOr<std::unique_ptr<ObjectStore>> Open(const std::string& folder);
 
-  absl::StatusOr<Session> StartSession();
+  // What other processes have added or collected until then is known afterwards; with kLater only after the next
+  // Refresh, which a caller may do beside other work.
+  enum class Knows { kNow, kLater };
+  absl::StatusOr<Session> StartSession(Knows knows = Knows::kNow);
   std::unique_ptr<Writer> NewWriter();
   bool Contains(const Digest& digest);
   // The content, its digest checked, from the newest copy that is whole. NOT_FOUND; DATA_LOSS when every copy is
@@ -125,6 +129,7 @@ class ObjectStore {
   absl::flat_hash_map<Digest, Place> places_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<Digest, std::vector<Place>> older_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<uint32_t> loaded_ ABSL_GUARDED_BY(mutex_);
+  bool has_read_index_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace rb::agent

@@ -1,6 +1,7 @@
 #include "agent/core/engine/transaction.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -68,11 +69,11 @@ absl::StatusOr<Spot> SpotOf(const PlannedRename& rename, TransactionFolders& fol
 }
 
 absl::Status MoveIn(const PlannedRename& rename, const TransactionFolders& folders, const Spot& spot, bool exchange) {
-  return RenameBeneath(folders.staging(), rename.staged_name, spot.parent, spot.name, exchange, Printable(rename.path));
+  return RenameBeneath(folders.staging(), rename.staged_name, spot.parent, spot.name, exchange, rename.path);
 }
 
 absl::Status MoveOut(const PlannedRename& rename, const TransactionFolders& folders, const Spot& spot) {
-  return RenameBeneath(spot.parent, spot.name, folders.staging(), rename.staged_name, false, Printable(rename.path));
+  return RenameBeneath(spot.parent, spot.name, folders.staging(), rename.staged_name, false, rename.path);
 }
 
 // Carries one rename out. Looks first: it may be done already.
@@ -107,15 +108,31 @@ absl::Status CarryBackward(const PlannedRename& rename, TransactionFolders& fold
 absl::Status CarryAttributes(const PlannedRename& rename, TransactionFolders& folders, bool forward) {
   const std::optional<Attributes>& wanted = forward ? rename.new_attributes : rename.old_attributes;
   if (!wanted.has_value()) return absl::OkStatus();
-  const std::string shown = rename.path.empty() ? "the tree's root" : Printable(rename.path);
   if (rename.kind == Change::Kind::kExchange || rename.old_attributes->EqualsButForTime(*rename.new_attributes)) {
     // As nearly always: moving names in and out has changed its time, and nothing else.
     RB_ASSIGN_OR_RETURN(const int folder, folders.OpenBeneath(rename.path));
-    return SetTime(folder, wanted->mtime_ns, shown);
+    return SetTime(folder, wanted->mtime_ns, rename.path);
   }
-  if (rename.path.empty()) return ApplyAttributes(folders.tree(), ".", EntryType::kFolder, *wanted, shown);
+  if (rename.path.empty()) {
+    return ApplyAttributes(folders.tree(), ".", EntryType::kFolder, *wanted, "the tree's root");
+  }
   RB_ASSIGN_OR_RETURN(const Spot spot, SpotOf(rename, folders));
-  return ApplyAttributes(spot.parent, spot.name, EntryType::kFolder, *wanted, shown);
+  return ApplyAttributes(spot.parent, spot.name, EntryType::kFolder, *wanted, Printable(rename.path));
+}
+
+// Every pass over the renames goes through the same folders in the same order: where not all of them fit, none is still
+// open when its turn comes again. Half of the descriptors is left to the rest of the process.
+size_t MostFoldersOpen() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 256;
+  return std::clamp<size_t>(limit.rlim_cur / 2, 16, 8192);
+}
+
+// An entry that takes the place of another may be a folder, whose handle is then no longer that of its path.
+bool MovesFolders(const Intent& intent) {
+  return std::any_of(intent.renames.begin(), intent.renames.end(), [](const PlannedRename& rename) {
+    return rename.kind == Change::Kind::kExchange && (rename.old_attributes || rename.new_attributes);
+  });
 }
 
 // From this many folders on, one syncfs costs less than a flush of each; the service is stopped meanwhile.
@@ -127,8 +144,8 @@ absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders, bool
   for (const PlannedRename& rename : intent.renames) {
     if (rename.kind != Change::Kind::kAttributes) touched.emplace(ParentPath(rename.path));
     if ((forward ? rename.new_attributes : rename.old_attributes).has_value()) touched.insert(rename.path);
+    if (touched.size() > kManyFolders) return SyncFilesystem(folders.tree(), "the tree");
   }
-  if (touched.size() > kManyFolders) return SyncFilesystem(folders.tree(), "the tree");
   for (const std::string& path : touched) {
     const absl::StatusOr<int> folder = folders.OpenBeneath(path);
     if (absl::IsNotFound(folder.status())) continue;  // moved away whole; its parent is flushed
@@ -140,11 +157,13 @@ absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders, bool
 
 }  // namespace
 
+TransactionFolders::TransactionFolders(int tree, int staging)
+    : tree_(tree), staging_(staging), most_open_(MostFoldersOpen()) {}
+
 absl::StatusOr<int> TransactionFolders::OpenBeneath(absl::string_view path) {
-  static constexpr size_t kMostOpen = 256;
   if (path.empty()) return tree_;
   if (const auto found = open_.find(path); found != open_.end()) return found->second.get();
-  if (open_.size() == kMostOpen) open_.clear();
+  if (open_.size() == most_open_) open_.clear();
   absl::StatusOr<UniqueFd> folder = OpenFolderBeneath(tree_, path);
   if (absl::IsInternal(folder.status())) {
     return absl::FailedPreconditionError(
@@ -239,8 +258,9 @@ absl::StatusOr<bool> NoteChangedData(absl::FunctionRef<bool(absl::string_view pa
   };
   std::set<std::string> planned;
   std::vector<PlannedRename> renames;
-  for (PlannedRename rename : intent->renames) {
-    planned.insert(rename.path);
+  renames.reserve(intent->renames.size());
+  for (PlannedRename& rename : intent->renames) {
+    if (!databases.empty()) planned.insert(rename.path);
     if (rename.kind != Change::Kind::kAttributes && !rename.old_attributes && !rename.new_attributes &&
         is_data(rename.path)) {
       struct stat now {};
@@ -309,7 +329,7 @@ absl::Status ApplyForward(const Intent& intent, TransactionFolders& folders) {
     RB_RETURN_IF_ERROR(CarryForward(rename, folders));
     if (++done == 1) RB_FAILPOINT("engine.commit.after-first-rename");
   }
-  folders.Forget();  // a folder may have taken the place of another
+  if (MovesFolders(intent)) folders.Forget();
   RB_FAILPOINT("engine.commit.before-attributes");
   for (const PlannedRename& rename : intent.renames) {
     RB_RETURN_IF_ERROR(CarryAttributes(rename, folders, true));
@@ -329,7 +349,7 @@ absl::Status ApplyBackward(const Intent& intent, TransactionFolders& folders) {
       if (const absl::Status carried = CarryBackward(*rename, folders); !carried.ok()) failure = carried;
       if (++done == 1) RB_FAILPOINT("engine.undo.after-first-rename");
     }
-    folders.Forget();
+    if (MovesFolders(intent)) folders.Forget();
     for (const PlannedRename& rename : intent.renames) {
       if (const absl::Status carried = CarryAttributes(rename, folders, false); !carried.ok()) failure = carried;
     }

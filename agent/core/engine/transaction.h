@@ -63,7 +63,7 @@ absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes);
 class TransactionFolders {
  public:
   // Neither is owned.
-  TransactionFolders(int tree, int staging) : tree_(tree), staging_(staging) {}
+  TransactionFolders(int tree, int staging);
   int tree() const { return tree_; }
   int staging() const { return staging_; }
   // The folder at `path` beneath the tree, valid until the next call of OpenBeneath or Forget. NOT_FOUND when it is not
@@ -75,12 +75,14 @@ class TransactionFolders {
  private:
   const int tree_;
   const int staging_;
+  const size_t most_open_;
   absl::flat_hash_map<std::string, UniqueFd> open_;
 };
 
 // Data goes on changing until the service is stopped, and a database's journal files come and go with it. Takes over
 // what is there now for the data files that are going to be replaced, and adds the journal files of `databases` that
-// have appeared. True when the intent has changed: it has to be recorded anew before anything is moved.
+// have appeared. True when the intent has changed: it has to be recorded anew before anything is moved. After an error
+// the intent is of no further use.
 absl::StatusOr<bool> NoteChangedData(absl::FunctionRef<bool(absl::string_view path)> is_data,
                                      const std::vector<std::string>& databases, TransactionFolders& folders,
                                      Intent* intent);

@@ -225,19 +225,21 @@ absl::Status ApplyAttributesToNewFile(int fd, const Attributes& attributes, cons
   return absl::OkStatus();
 }
 
-absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path_for_errors) {
-  RB_RETURN_IF_ERROR(CheckFault("set time of", path_for_errors));
+absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path) {
+  RB_RETURN_IF_ERROR(CheckFault("set time of", path));
   const timespec times[2] = {{0, UTIME_OMIT}, ToTimespec(mtime_ns)};
-  if (futimens(fd, times) != 0) return ErrnoStatus(errno, absl::StrCat("set time of ", path_for_errors));
+  if (futimens(fd, times) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("set time of ", path.empty() ? "the tree's root" : Printable(path)));
+  }
   return absl::OkStatus();
 }
 
 absl::Status RenameBeneath(int from_parent, const std::string& from, int to_parent, const std::string& to,
-                           bool exchange, const std::string& path_for_errors) {
-  RB_RETURN_IF_ERROR(CheckFault("rename", path_for_errors));
+                           bool exchange, const std::string& path) {
+  RB_RETURN_IF_ERROR(CheckFault("rename", path));
   const unsigned flags = exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE;
   if (renameat2(from_parent, from.c_str(), to_parent, to.c_str(), flags) != 0) {
-    return ErrnoStatus(errno, absl::StrCat(exchange ? "exchange " : "rename ", path_for_errors));
+    return ErrnoStatus(errno, absl::StrCat(exchange ? "exchange " : "rename ", Printable(path)));
   }
   return absl::OkStatus();
 }

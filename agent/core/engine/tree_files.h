@@ -54,13 +54,14 @@ absl::Status ApplyAttributes(int parent, const std::string& name, EntryType type
 // The same for a file that this process has just made with the mode 0600 in a folder without a default ACL, open for
 // writing: nothing of it has to be looked at or removed first.
 absl::Status ApplyAttributesToNewFile(int fd, const Attributes& attributes, const std::string& path_for_errors);
-// The modification time of what `fd` is open on.
-absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path_for_errors);
+// The modification time of what `fd` is open on: `path`, for errors, as it is, since hundreds are set while the service
+// is stopped. "" is the tree's root.
+absl::Status SetTime(int fd, int64_t mtime_ns, const std::string& path);
 
 // rename of `from` beneath one folder to `to` beneath another. `exchange`: both have to be there; else `to` must not
-// be.
+// be. `path` is for errors, as it is.
 absl::Status RenameBeneath(int from_parent, const std::string& from, int to_parent, const std::string& to,
-                           bool exchange, const std::string& path_for_errors);
+                           bool exchange, const std::string& path);
 
 // Names in an open folder, sorted, without "." and "..".
 absl::StatusOr<std::vector<std::string>> ListFolder(int folder);

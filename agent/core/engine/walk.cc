@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <thread>
@@ -38,6 +39,40 @@ struct FolderNode {
   std::vector<LiveEntry> entries;
   std::vector<std::unique_ptr<FolderNode>> folders;
   bool holds_unmanaged = false;  // directly
+};
+
+// The names in one folder, as they lie in the buffer that the kernel has filled. Made once for many folders.
+class FolderNames {
+ public:
+  // Unlike ListFolder, from the descriptor itself: nobody else reads from it.
+  absl::Status Read(int folder) {
+    filled_ = 0;
+    sorted_.clear();
+    while (true) {
+      if (buffer_.size() - filled_ < kLeastRoom) buffer_.resize(buffer_.size() * 2);
+      const ssize_t got = getdents64(folder, buffer_.data() + filled_, buffer_.size() - filled_);
+      if (got < 0) return ErrnoStatus(errno, "read");
+      if (got == 0) break;
+      filled_ += static_cast<size_t>(got);
+    }
+    for (size_t at = 0; at < filled_;) {
+      const auto* entry = reinterpret_cast<const dirent64*>(buffer_.data() + at);
+      const absl::string_view name = entry->d_name;
+      if (name != "." && name != "..") sorted_.push_back(entry->d_name);
+      at += entry->d_reclen;
+    }
+    std::sort(sorted_.begin(), sorted_.end(), [](const char* a, const char* b) { return std::strcmp(a, b) < 0; });
+    return absl::OkStatus();
+  }
+  // Valid until the next Read.
+  const std::vector<const char*>& sorted() const { return sorted_; }
+
+ private:
+  static constexpr size_t kLeastRoom = 4 << 10;
+
+  std::vector<char> buffer_ = std::vector<char>(32 << 10);
+  size_t filled_ = 0;
+  std::vector<const char*> sorted_;
 };
 
 // Folders are read by two threads: most of the time goes into the kernel's looking up of each name.
@@ -116,6 +151,7 @@ class Walker {
     // A working folder of this thread's own lets extended attributes be asked for by name, without following links and
     // without opening each file.
     const bool has_own_folder = unshare(CLONE_FS) == 0;
+    FolderNames names;
     mutex_.Lock();
     while (failure_.ok()) {
       if (to_read_.empty()) {
@@ -127,7 +163,7 @@ class Walker {
       to_read_.pop_back();
       ++at_work_;
       mutex_.Unlock();
-      const absl::Status read = ReadFolder(node, has_own_folder);
+      const absl::Status read = ReadFolder(node, has_own_folder, &names);
       mutex_.Lock();
       --at_work_;
       found_ += node->entries.size();
@@ -143,7 +179,7 @@ class Walker {
     if (has_own_folder && chdir("/") != 0) return;
   }
 
-  absl::Status ReadFolder(FolderNode* node, bool has_own_folder) {
+  absl::Status ReadFolder(FolderNode* node, bool has_own_folder, FolderNames* names) {
     const std::string& path = node->folder.entry.path;
     if (node->depth > kDeepest) {
       return absl::FailedPreconditionError(
@@ -153,13 +189,14 @@ class Walker {
         openat(node->parent->get(), node->name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (!fd->valid()) return ErrnoStatus(errno, absl::StrCat("open folder ", Printable(path)));
     node->parent.reset();
-    std::vector<std::string> names;
-    RB_RETURN_IF_ERROR(Annotate(ReadNames(fd->get(), &names), absl::StrCat("folder ", Printable(path))));
+    if (const absl::Status read = names->Read(fd->get()); !read.ok()) {
+      return Annotate(read, absl::StrCat("folder ", Printable(path)));
+    }
     const bool in_folder = has_own_folder && fchdir(fd->get()) == 0;
-    node->entries.reserve(names.size());
+    node->entries.reserve(names->sorted().size());
     // Sorted as names, which is path order among the children of one folder.
-    for (const std::string& name : names) {
-      std::string child = path.empty() ? name : absl::StrCat(path, "/", name);
+    for (const char* const name : names->sorted()) {
+      std::string child = path.empty() ? std::string(name) : absl::StrCat(path, "/", name);
       if (IsIgnored(tree_, child)) {
         node->holds_unmanaged = true;
         continue;
@@ -170,28 +207,10 @@ class Walker {
     return absl::OkStatus();
   }
 
-  // Unlike ListFolder, from the descriptor itself: nobody else reads from it.
-  static absl::Status ReadNames(int folder, std::vector<std::string>* names) {
-    alignas(dirent64) char buffer[32 << 10];
-    while (true) {
-      const ssize_t got = getdents64(folder, buffer, sizeof(buffer));
-      if (got < 0) return ErrnoStatus(errno, "read");
-      if (got == 0) break;
-      for (ssize_t at = 0; at < got;) {
-        const auto* entry = reinterpret_cast<const dirent64*>(buffer + at);
-        const absl::string_view name = entry->d_name;
-        if (name != "." && name != "..") names->emplace_back(name);
-        at += entry->d_reclen;
-      }
-    }
-    std::sort(names->begin(), names->end());
-    return absl::OkStatus();
-  }
-
-  absl::Status Child(const std::shared_ptr<UniqueFd>& parent, const std::string& name, std::string path, bool in_folder,
+  absl::Status Child(const std::shared_ptr<UniqueFd>& parent, const char* name, std::string path, bool in_folder,
                      FolderNode* node) {
     struct stat info {};
-    if (fstatat(parent->get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (fstatat(parent->get(), name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
       if (errno == ENOENT) return absl::OkStatus();  // gone since the folder was read: the service is running
       return ErrnoStatus(errno, absl::StrCat("look at ", Printable(path)));
     }
@@ -200,7 +219,7 @@ class Walker {
     const bool ask_for_xattrs = !S_ISREG(info.st_mode) || info.st_size == 0;
     if (ask_for_xattrs && !(in_folder && HasNoXattrs(name))) {
       // Both from one handle: the name may have been given to another file meanwhile.
-      fd.Reset(openat(parent->get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+      fd.Reset(openat(parent->get(), name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
       if (!fd.valid() || fstat(fd.get(), &info) != 0) {
         if (errno == ENOENT) return absl::OkStatus();
         return ErrnoStatus(errno, absl::StrCat("look at ", Printable(path)));
@@ -227,7 +246,7 @@ class Walker {
     if (S_ISLNK(info.st_mode)) {
       char target[4096];
       const ssize_t length = fd.valid() ? readlinkat(fd.get(), "", target, sizeof(target))
-                                        : readlinkat(parent->get(), name.c_str(), target, sizeof(target));
+                                        : readlinkat(parent->get(), name, target, sizeof(target));
       if (length < 0 && (errno == ENOENT || errno == EINVAL)) {
         return absl::AbortedError(absl::StrCat(Printable(path), " changed while it was being captured; try again"));
       }
@@ -249,9 +268,9 @@ class Walker {
   }
 
   // Of a name in this thread's working folder. False when it has some, or that cannot be said.
-  static bool HasNoXattrs(const std::string& name) {
+  static bool HasNoXattrs(const char* name) {
     char nothing[1];
-    const ssize_t size = llistxattr(name.c_str(), nothing, 0);
+    const ssize_t size = llistxattr(name, nothing, 0);
     return size == 0 || (size < 0 && errno == ENOTSUP);
   }
 
