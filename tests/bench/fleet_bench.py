@@ -207,13 +207,12 @@ class Bench:
         for step in ("prepare", "commit", "keep"):
             p99 = statistics.median(times[step] for _, times in rounds)
             ratio = round(p99 / bare_p99, 2)
-            # While they commit, each host that has answered is told to verify: twice the messages of the bare one.
-            goal = 1.5 if step != "commit" else None
-            self.figure(f"p99 of {step} command → acknowledged, s; ratio to bare", round(p99, 3), goal,
+            self.figure(f"p99 of {step} command → acknowledged, s; ratio to bare", round(p99, 3), 1.5,
                         round(bare_p99, 3), ratio, ok=ratio <= 1.5)
+        # While they commit, each host that has answered is told to verify: twice the messages of the bare one.
         commit = statistics.median(times["commit"] for _, times in rounds)
-        self.figure("p99 of commit + verify over two bare fan-outs", round(commit, 3), 1.5, round(2 * bare_p99, 3),
-                    round(commit / (2 * bare_p99), 2), ok=commit / (2 * bare_p99) <= 1.5)
+        self.figure("for comparison: the same p99 of commit over two bare fan-outs", round(commit, 3), None,
+                    round(2 * bare_p99, 3), round(commit / (2 * bare_p99), 2))
         self.figure("the whole rollback as rbctl sees it, s", round(statistics.median(took for took, _ in rounds), 2))
         after = (memory_kib(self.controller.pid) - self.empty_kib) / self.agents
         self.figure("controller memory for an agent after that, KiB", round(after, 1), 200)
