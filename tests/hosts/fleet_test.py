@@ -44,6 +44,8 @@ class FleetTest(unittest.TestCase):
                 self.assertEqual((host["method"], host["verdict"]), (method, "healthy"), host)
                 self.assertLess(host["recovery_seconds"], TARGETS[method], host)
                 self.assertTrue(all(probe["passed"] for probe in host["probes"]), host["probes"])
+                # Out of the journal, for who reads the incident.
+                self.assertTrue(any("Connected to chat" in line for line in host["log_lines"]), host["log_lines"])
             self.assertTrue(report["target_met"])
             self.table.append((failure, method, environment, report["recovery_seconds"],
                                max(host["downtime_seconds"] for host in report["hosts"]), report["target_met"]))
