@@ -16,6 +16,8 @@ namespace {
 constexpr absl::Duration kInspectPatience = absl::Seconds(20);
 // A deploy brings the mirror up to date first.
 constexpr absl::Duration kFetchPatience = absl::Minutes(5);
+// Hosts that gave way to another operation's step are asked again so much later, within the same patience.
+constexpr absl::Duration kLookAgainAfter = absl::Milliseconds(250);
 constexpr size_t kHistoryForGates = 100;
 // Waited for like a host; no host has such a name.
 constexpr char kCi[] = "/ci";
@@ -97,34 +99,53 @@ void Planning::Make(const OperationSpec& asked, bool only_plan, Done done) {
   // Whoever holds the lock is at work on these hosts: they are not to be disturbed by looking.
   const bool look = !inspecting.scope.refusal.refused() && inspecting.history.lock_holder.empty();
   if (look) {
-    for (const std::string& host : inspecting.scope.hosts) {
-      std::string undo_release;
-      if (spec.kind == OperationKind::kUndo) {
-        if (!inspecting.history.undo_releases.has_value() || inspecting.history.undo_releases->count(host) == 0) {
-          inspecting.inspections[host].connected = true;
-          continue;
-        }
-        undo_release = inspecting.history.undo_releases->at(host);
-      }
-      v1::ConnectResponse message;
-      *message.mutable_task() = InspectTask(inspecting.scope.spec, absl::StrCat(key, "/", host), undo_release);
-      if (sender_.Send(host, std::move(message))) {
-        inspecting.waiting.insert(host);
-      } else {
-        inspecting.inspections[host].connected = false;
-      }
-    }
+    for (const std::string& host : inspecting.scope.hosts) Look(key, host, &inspecting);
   }
   if (look) LookAtCi(inspecting.scope.spec, key, &inspecting);
   const bool wait = !inspecting.waiting.empty();
   const bool fetches = spec.kind == OperationKind::kDeploy || spec.method == Method::kRedeploy;
   const absl::Duration patience = fetches ? kFetchPatience : kInspectPatience;
+  inspecting.until = clock_.Monotonic() + patience;
+  loop_.PostAt(inspecting.until, [this, key] { Finish(key); });
   inspecting_[key] = std::move(inspecting);
-  if (!wait) {
-    Finish(key);
-    return;
+  if (!wait) Finish(key);
+}
+
+void Planning::Look(const std::string& key, const std::string& host, Inspecting* inspecting) {
+  std::string undo_release;
+  if (inspecting->scope.spec.kind == OperationKind::kUndo) {
+    if (!inspecting->history.undo_releases.has_value() || inspecting->history.undo_releases->count(host) == 0) {
+      inspecting->inspections[host].connected = true;
+      return;
+    }
+    undo_release = inspecting->history.undo_releases->at(host);
   }
-  loop_.PostAt(clock_.Monotonic() + patience, [this, key] { Finish(key); });
+  v1::ConnectResponse message;
+  *message.mutable_task() = InspectTask(inspecting->scope.spec, absl::StrCat(key, "/", host), undo_release);
+  if (sender_.Send(host, std::move(message))) {
+    inspecting->waiting.insert(host);
+  } else {
+    inspecting->inspections[host].connected = false;
+  }
+}
+
+bool Planning::LooksAgain(const std::string& key, Inspecting* inspecting) {
+  if (inspecting->gave_way.empty() || clock_.Monotonic() + kLookAgainAfter >= inspecting->until) return false;
+  std::string environment;
+  const absl::StatusOr<std::string> holder = LockHolder(store_, inspecting->scope.spec, &environment);
+  if (!holder.ok()) return false;
+  if (!holder->empty()) {
+    // As if the lock had been held when looking began: nobody is judged by what was seen half.
+    for (const std::string& host : inspecting->gave_way) inspecting->inspections.erase(host);
+    return false;
+  }
+  loop_.PostAt(clock_.Monotonic() + kLookAgainAfter, [this, key] {
+    const auto found = inspecting_.find(key);
+    if (found == inspecting_.end()) return;
+    for (const std::string& host : std::exchange(found->second.gave_way, {})) Look(key, host, &found->second);
+    if (found->second.waiting.empty()) Finish(key);
+  });
+  return true;
 }
 
 void Planning::LookAtCi(const OperationSpec& spec, const std::string& key, Inspecting* inspecting) {
@@ -144,7 +165,7 @@ void Planning::LookAtCi(const OperationSpec& spec, const std::string& key, Inspe
 
 void Planning::Finish(const std::string& key) {
   const auto found = inspecting_.find(key);
-  if (found == inspecting_.end()) return;
+  if (found == inspecting_.end() || LooksAgain(key, &found->second)) return;
   Inspecting inspecting = std::move(found->second);
   inspecting_.erase(found);
   if (inspecting.waiting.erase(kCi) != 0) inspecting.history.ci_unavailable_because = "CI did not answer in time";
@@ -205,6 +226,7 @@ bool Planning::OnResult(const std::string& agent, const v1::TaskResult& result) 
   const auto found = inspecting_.find(id.substr(0, slash));
   if (found != inspecting_.end() && found->second.waiting.erase(agent) != 0) {
     found->second.inspections[agent] = InspectionFromWire(result);
+    if (result.code() == static_cast<int>(absl::StatusCode::kCancelled)) found->second.gave_way.insert(agent);
     if (found->second.waiting.empty()) Finish(std::string(found->first));
   }
   return true;

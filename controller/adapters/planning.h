@@ -55,12 +55,20 @@ class Planning {
     Scope scope;
     std::map<std::string, Inspection> inspections;
     std::set<std::string> waiting;
+    // Hosts that looked no further, because another operation's step came in between.
+    std::set<std::string> gave_way;
+    // Monotonic. What is not known by then is not waited for.
+    absl::Duration until;
     PlanningHistory history;
     Done done;
   };
 
   // What a plan by way of CI has to know of it: looked at anew where it was asked for, else what is known.
   void LookAtCi(const OperationSpec& spec, const std::string& key, Inspecting* inspecting);
+  // The host is waited for, or known to be offline.
+  void Look(const std::string& key, const std::string& host, Inspecting* inspecting);
+  // Hosts that gave way are asked again a little later, as long as nobody holds the lock and there is time.
+  bool LooksAgain(const std::string& key, Inspecting* inspecting);
   void Finish(const std::string& key);
   // That hosts were not healthy when it was asked for, and why: how it was detected is of use later.
   void NoteWhatWasSeen(const Scope& scope, rb::controller::Plan* plan) const;
