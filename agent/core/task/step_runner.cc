@@ -62,6 +62,11 @@ TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const
   }
   if (const auto* inspect = std::get_if<InspectStep>(&task.step)) {
     Inspect(*inspect, &result);
+    // What was seen half is no reason for anything: whoever asked may ask again.
+    if (cancelled.load()) {
+      result.status =
+          absl::CancelledError("this host stopped looking, because another operation's step came in between");
+    }
   } else if (const auto* backup = std::get_if<BackupStep>(&task.step)) {
     Backup(task, *backup, &context);
   } else if (const auto* prepare = std::get_if<PrepareStep>(&task.step)) {
