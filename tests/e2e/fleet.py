@@ -283,7 +283,7 @@ class Fleet:
         self._spawn(host, ["rb-agent", "serve", "--config", self.path("hosts", host, "agent.yaml"), "--state",
                            self.path("hosts", host, "state"), *self.agent_options],
                     {"RB_FAILPOINT": failpoint} if failpoint else None)
-        self._wait_ready(host, ready)
+        self._wait_ready(host, ready, may_end=failpoint is not None)
 
     def _wait_ready(self, key, ready, may_end=False):
         process = self.processes[key]

@@ -129,8 +129,9 @@ class OutageTest(unittest.TestCase):
         self.assertEqual(set(releases.values()), {self.other})
         self.turn()
 
-    def test_2_a_drill_cuts_the_power_from_inside(self):
-        """The agent has systemd reboot the host at once: nothing is ended, nothing written back. Then it boots."""
+    def test_0_a_drill_cuts_the_power_from_inside(self):
+        """The agent has systemd reboot the host at once: nothing is ended, nothing written back. Then it boots. First of
+        all, since a drill goes back to what is good, and what the others roll back from is not."""
         struck, other = HOSTS
         boot = {host: self.boot_id(host) for host in HOSTS}
         drill = self.fleet.rbctl_json("drill", "run", "host-power-cut", "prod", "--reason", "rehearsal", code=None)
