@@ -172,12 +172,9 @@ class Reader {
     ScheduleEntry entry;
     entry.name = name;
     entry.kind = config.kind();
-    if (entry.kind == "prune") {
-      Complain(path + ".kind",
-               "'prune' needs no schedule: each agent removes what services.*.retain does not keep after every new "
-               "release");
-    } else if (entry.kind != "backup" && entry.kind != "proof" && entry.kind != "drill") {
-      Complain(path + ".kind", absl::StrCat("'", entry.kind, "' is not one of: backup, proof, drill"));
+    constexpr absl::string_view kKinds[] = {"backup", "proof", "drill", "prune"};
+    if (std::find(std::begin(kKinds), std::end(kKinds), entry.kind) == std::end(kKinds)) {
+      Complain(path + ".kind", absl::StrCat("'", entry.kind, "' is not one of: ", absl::StrJoin(kKinds, ", ")));
     }
     entry.cron = config.cron();
     Cron cron;

@@ -20,8 +20,8 @@ constexpr absl::Duration kLoopPatience = absl::Seconds(2);
 constexpr absl::Duration kWriteTargetsAfter = absl::Milliseconds(500);
 constexpr size_t kLargestTargetsFile = 16 << 20;
 constexpr const char* kMethods[] = {"backup", "git", "redeploy"};
-constexpr const char* kKinds[] = {"rollback",     "deploy", "backup", "undo",
-                                  "verification", "repair", "local",  "external"};
+constexpr const char* kKinds[] = {"rollback", "deploy", "backup",   "undo", "verification",
+                                  "repair",   "local",  "external", "prune"};
 constexpr const char* kOutcomes[] = {"succeeded", "aborted", "reverted", "needs_attention"};
 
 double Seconds(absl::Time time) { return static_cast<double>(absl::ToUnixMillis(time)) / 1000; }
@@ -136,7 +136,7 @@ void EndedOperations::Learn(const v1::Operation& operation) {
   const bool succeeded = operation.state() == v1::OPERATION_STATE_SUCCEEDED;
   for (const std::string& environment : EnvironmentsOf(operation)) {
     ended_[{environment, service, KindLabel(kind), StateLabel(operation.state()), drill}] = at;
-    if (kind == v1::OPERATION_KIND_BACKUP) continue;
+    if (kind == v1::OPERATION_KIND_BACKUP || kind == v1::OPERATION_KIND_PRUNE) continue;
     // What was aborted or reverted has left things as they were.
     if (succeeded) needs_attention_[{environment, service}] = false;
     if (operation.state() == v1::OPERATION_STATE_NEEDS_ATTENTION) needs_attention_[{environment, service}] = true;

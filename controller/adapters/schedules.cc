@@ -138,7 +138,8 @@ void Schedules::Execute(const std::string& name) {
     OperationSpec spec;
     // A proof is a backup of what runs now, which is really restored before it ends: an unchanged tree gives the
     // release that there is, proved anew.
-    spec.kind = OperationKind::kBackup;
+    spec.kind = one.entry.kind == "prune" ? OperationKind::kPrune : OperationKind::kBackup;
+    spec.prove = one.entry.kind == "proof";
     spec.environment = one.entry.environments[i];
     spec.service = one.entry.service;
     spec.reason = absl::StrCat(by, " (", one.entry.kind, ")");
@@ -178,12 +179,15 @@ void Schedules::SeeEnds(Entry* one) {
   }
   if (one->operations.empty()) return;
   std::string failed;
+  std::string done;
   for (const std::string& id : one->operations) {
     const absl::StatusOr<v1::Operation> operation = driver_.Get(id, nullptr);
     if (!operation.ok() || !operation->has_ended_at()) return;
-    if (operation->state() != v1::OPERATION_STATE_SUCCEEDED) failed = absl::StrCat(id, ": ", operation->summary());
+    const std::string said = absl::StrCat(id, ": ", operation->summary());
+    if (operation->state() != v1::OPERATION_STATE_SUCCEEDED) failed = said;
+    absl::StrAppend(&done, done.empty() ? "" : "; ", said);
   }
-  End(one, failed.empty() ? "done" : "failed", failed.empty() ? one->operations.back() : failed);
+  End(one, failed.empty() ? "done" : "failed", failed.empty() ? done : failed);
 }
 
 void Schedules::End(Entry* one, const std::string& outcome, const std::string& message) {

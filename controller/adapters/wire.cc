@@ -294,7 +294,7 @@ Plan PlanFromWire(const v1::Plan& wire) {
 
 absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   OperationSpec spec;
-  if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_EXTERNAL) {
+  if (wire.kind() < v1::OPERATION_KIND_ROLLBACK || wire.kind() > v1::OPERATION_KIND_PRUNE) {
     return absl::InvalidArgumentError("this controller does not know that kind of operation. Nothing was changed");
   }
   spec.kind = static_cast<OperationKind>(wire.kind() - 1);
@@ -339,6 +339,7 @@ absl::StatusOr<OperationSpec> FromWire(const v1::OperationSpec& wire) {
   spec.emergency = wire.emergency();
   spec.undo_operation_id = wire.undo_operation_id();
   spec.pin = wire.pin();
+  spec.prove = wire.prove();
   spec.even_if_already_there = wire.even_if_already_there();
   spec.through.assign(wire.through().begin(), wire.through().end());
   spec.override_gates.assign(wire.override_gates().begin(), wire.override_gates().end());
@@ -371,6 +372,7 @@ v1::OperationSpec ToWire(const OperationSpec& spec) {
   wire.set_force(spec.force);
   wire.set_undo_operation_id(spec.undo_operation_id);
   wire.set_pin(spec.pin);
+  wire.set_prove(spec.prove);
   wire.set_even_if_already_there(spec.even_if_already_there);
   wire.mutable_through()->Add(spec.through.begin(), spec.through.end());
   wire.mutable_override_gates()->Add(spec.override_gates.begin(), spec.override_gates.end());
@@ -457,6 +459,8 @@ StepResult FromWire(const v1::TaskResult& wire) {
   result.from_commit = wire.from_commit();
   result.from_version = wire.from_version();
   result.done_alone = wire.done_alone();
+  result.pruned_releases = wire.pruned().removed();
+  result.pruned_bytes = wire.pruned().freed_bytes();
   return result;
 }
 
@@ -700,6 +704,10 @@ v1::Task TaskFor(const Operation& operation, const StartStep& step) {
     case StepKind::kBackup:
       task.mutable_backup()->set_reason(step.reason);
       task.mutable_backup()->set_pin(step.pin);
+      task.mutable_backup()->set_prove(step.prove);
+      break;
+    case StepKind::kPrune:
+      task.mutable_prune();
       break;
     case StepKind::kPrepare: {
       v1::PrepareStep* prepare = task.mutable_prepare();
@@ -827,6 +835,10 @@ std::string EncodeEvent(const Event& event) {
     body->set_from_commit(result.from_commit);
     body->set_from_version(result.from_version);
     body->set_done_alone(result.done_alone);
+    if (result.pruned_releases > 0 || result.pruned_bytes > 0) {
+      body->mutable_pruned()->set_removed(result.pruned_releases);
+      body->mutable_pruned()->set_freed_bytes(result.pruned_bytes);
+    }
   } else if (const auto* timed_out = std::get_if<StepTimedOut>(&event.body)) {
     wire.mutable_step_timed_out()->set_host(timed_out->host);
     wire.mutable_step_timed_out()->set_step_id(timed_out->step_id);

@@ -443,7 +443,8 @@ Life Live(uint64_t seed, int planted) {
   const OnFailure policies[] = {OnFailure::kRevertWave, OnFailure::kRevertAll, OnFailure::kHold};
   Plan plan = TwoWavePlan(count, policies[random() % 3], 1 + random() % count);
   if (chance(8)) {
-    plan.spec.kind = chance(50) ? OperationKind::kBackup : OperationKind::kVerification;
+    constexpr OperationKind kKinds[] = {OperationKind::kBackup, OperationKind::kVerification, OperationKind::kPrune};
+    plan.spec.kind = kKinds[random() % std::size(kKinds)];
   } else if (chance(20)) {
     plan.approval_before_wave = 1 + static_cast<uint32_t>(random() % plan.wave_count);
   } else if (chance(3)) {
@@ -905,6 +906,35 @@ TEST(Operation, AVerificationChangesNothing) {
   EXPECT_EQ(walk.operation.state, OperationState::kNeedsAttention);
   EXPECT_THAT(walk.operation.summary, HasSubstr("h1"));
   EXPECT_THAT(walk.operation.summary, HasSubstr("Nothing was changed"));
+}
+
+TEST(Operation, APruneSaysWhatItRemoved) {
+  Plan plan = TwoWavePlan(2, OnFailure::kRevertAll, 2);
+  plan.spec.kind = OperationKind::kPrune;
+  for (const bool fails : {false, true}) {
+    Walk walk;
+    walk.Begin(plan);
+    ASSERT_EQ(walk.effects.size(), 2u);
+    for (const Effect& effect : walk.effects) EXPECT_EQ(std::get<StartStep>(effect).kind, StepKind::kPrune);
+    const Operation begun = walk.operation;
+    for (size_t i = 0; i < 2; ++i) {
+      StepResult pruned;
+      pruned.step_id = begun.hosts[i].step_id;
+      pruned.pruned_releases = 3;
+      pruned.pruned_bytes = 2048;
+      if (fails && i == 1) {
+        pruned.code = StatusCode::kFailed;
+        pruned.message = "the store is damaged";
+      }
+      walk.Take(StepEnded{begun.hosts[i].plan.host, pruned});
+    }
+    EXPECT_EQ(walk.operation.state, fails ? OperationState::kAborted : OperationState::kSucceeded);
+    EXPECT_THAT(walk.operation.summary,
+                HasSubstr(fails ? "not pruned on h1: not pruned: the store is damaged; removed 3 "
+                                  "releases on 1 hosts, freed 2.0 KiB"
+                                : "removed 6 releases on 2 hosts, freed 4.0 KiB"));
+  }
+  EXPECT_FALSE(ChangesHosts(OperationKind::kPrune)) << "no gate, no silence, no quarantine";
 }
 
 TEST(Operation, WhatDataIsPartOfMayTakeLonger) {

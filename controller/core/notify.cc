@@ -41,6 +41,8 @@ std::string KindOf(const Operation& operation) {
       return "local";
     case OperationKind::kExternal:
       return "external";
+    case OperationKind::kPrune:
+      return "prune";
   }
   return "operation";
 }

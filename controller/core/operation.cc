@@ -40,6 +40,8 @@ absl::string_view NameOfStep(StepKind kind) {
       return "keep";
     case StepKind::kAwait:
       return "await";
+    case StepKind::kPrune:
+      return "prune";
   }
   return "";
 }
@@ -137,6 +139,10 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
     case StepKind::kBackup:
       step.deadline = deadlines.backup;
       step.pin = plan.spec.pin;
+      step.prove = plan.spec.prove;
+      break;
+    case StepKind::kPrune:
+      step.deadline = deadlines.backup;
       break;
     case StepKind::kPrepare: {
       step.deadline = deadlines.prepare + for_data;
@@ -258,6 +264,7 @@ class Machine {
     }
     const OperationKind what = op().plan.spec.kind;
     const StepKind first = what == OperationKind::kBackup         ? StepKind::kBackup
+                           : what == OperationKind::kPrune        ? StepKind::kPrune
                            : what == OperationKind::kVerification ? StepKind::kVerify
                                                                   : StepKind::kPrepare;
     Go(what == OperationKind::kVerification ? OperationState::kVerifying : OperationState::kPreparing);
@@ -297,6 +304,9 @@ class Machine {
         } else {
           Fail(host, absl::StrCat("backup failed: ", WhatIsSaid(result)));
         }
+        break;
+      case StepKind::kPrune:
+        Pruned(host, result, ok);
         break;
       case StepKind::kPrepare:
         Prepared(host, result, ok);
@@ -808,8 +818,38 @@ class Machine {
     return "";
   }
 
+  void Pruned(HostProgress* host, const StepResult& result, bool ok) {
+    if (!ok) {
+      Fail(host, absl::StrCat("not pruned: ", WhatIsSaid(result)));
+      return;
+    }
+    host->pruned_releases = result.pruned_releases;
+    host->pruned_bytes = result.pruned_bytes;
+    Note(host->plan.host,
+         absl::StrCat("removed ", result.pruned_releases, " releases, freed ", FormatBytes(result.pruned_bytes)));
+  }
+
+  void AfterPruning(const std::vector<std::string>& failed) {
+    uint64_t releases = 0;
+    uint64_t bytes = 0;
+    for (const HostProgress& host : op().hosts) {
+      releases += host.pruned_releases;
+      bytes += host.pruned_bytes;
+    }
+    const std::string done = absl::StrCat("removed ", releases, " releases on ", op().hosts.size() - failed.size(),
+                                          " hosts, freed ", FormatBytes(bytes));
+    if (failed.empty() && !op().abort_requested) {
+      End(OperationState::kSucceeded, done);
+    } else {
+      End(OperationState::kAborted,
+          failed.empty() ? absl::StrCat("aborted; what was removed stays removed: ", done)
+                         : absl::StrCat("not pruned on ", NamesOf(failed), ": ", FirstError(), "; ", done));
+    }
+  }
+
   void AfterPreparing() {
     const std::vector<std::string> failed = Names([](const HostProgress& host) { return host.failed; });
+    if (op().plan.spec.kind == OperationKind::kPrune) return AfterPruning(failed);
     if (op().plan.spec.kind == OperationKind::kBackup) {
       if (failed.empty() && !op().abort_requested) {
         End(OperationState::kSucceeded, absl::StrCat("backed up on ", op().hosts.size(), " hosts"));

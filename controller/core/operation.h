@@ -13,7 +13,7 @@
 //   on_failure hold: COMMITTING or VERIFYING → KEEPING (not good) → NEEDS_ATTENTION
 //   on_failure revert-wave after the first wave: REVERTING → KEEPING (earlier waves) → NEEDS_ATTENTION
 //   any host that does not answer, or fails to revert: … → NEEDS_ATTENTION, naming it
-//   backup: LOCKED → PREPARING → SUCCEEDED or ABORTED
+//   backup, prune: LOCKED → PREPARING → SUCCEEDED or ABORTED
 //   verification: LOCKED → VERIFYING → SUCCEEDED or NEEDS_ATTENTION
 //   every host already there and healthy: PLANNED → LOCKED → SUCCEEDED (already_there)
 //   method B: COMMITTING asks CI, once for all hosts of an environment, and each host awaits the target; what CI says
@@ -57,7 +57,7 @@ bool IsFinal(OperationState state);
 bool IsLegalTransition(OperationState from, OperationState to);
 absl::string_view NameOf(OperationState state);
 
-enum class StepKind { kInspect, kBackup, kPrepare, kCommit, kVerify, kRevert, kKeep, kAwait };
+enum class StepKind { kInspect, kBackup, kPrepare, kCommit, kVerify, kRevert, kKeep, kAwait, kPrune };
 
 struct HostTimes {
   absl::Duration prepare;
@@ -87,6 +87,9 @@ struct StepResult {
   std::string from_commit;
   std::string from_version;
   bool done_alone = false;
+  // kPrune
+  uint64_t pruned_releases = 0;
+  uint64_t pruned_bytes = 0;
 };
 
 // Where one host stands within the operation.
@@ -115,6 +118,9 @@ struct HostProgress {
   std::string replaced_commit;
   std::string replaced_version;
   std::string to_release;
+  // kPrune
+  uint64_t pruned_releases = 0;
+  uint64_t pruned_bytes = 0;
   // The step under way ended in failure, or no answer came in time: what the host holds may be unknown.
   bool failed = false;
   bool state_unknown = false;
@@ -318,6 +324,7 @@ struct StartStep {
   std::string redeployed_version;
   // kBackup
   bool pin = false;
+  bool prove = false;
   std::string reason;
 };
 struct CancelStep {

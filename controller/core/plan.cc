@@ -92,7 +92,10 @@ class Planner {
     }
     if (!refused()) ChooseSources();
     if (!refused()) CheckQuarantine();
-    if (!refused() && spec().kind != OperationKind::kVerification) CheckProblems();
+    // A full disk is what pruning is for.
+    if (!refused() && spec().kind != OperationKind::kVerification && spec().kind != OperationKind::kPrune) {
+      CheckProblems();
+    }
     if (!refused() && ChangesHosts(spec().kind)) CheckGates();
     if (!refused()) FillIn(service);
     if (!refused()) Predict();
@@ -315,8 +318,9 @@ class Planner {
       plan.from_commit = inspection.current_commit;
       plan.from_version = inspection.current_version;
       if (!ChangesHosts(spec().kind)) {
-        plan.method_because =
-            spec().kind == OperationKind::kBackup ? "a backup changes nothing" : "a verification changes nothing";
+        plan.method_because = spec().kind == OperationKind::kBackup  ? "a backup changes nothing"
+                              : spec().kind == OperationKind::kPrune ? "pruning touches old releases alone"
+                                                                     : "a verification changes nothing";
         plan_.hosts.push_back(std::move(plan));
         continue;
       }
@@ -690,7 +694,7 @@ class Planner {
                                 : plan_.verify_soak == absl::ZeroDuration()
                                     ? std::string("without a soak: the fleet file names none")
                                     : absl::StrCat("new code: a soak of ", FormatSeconds(plan_.verify_soak));
-    if (spec().kind == OperationKind::kBackup) return;
+    if (spec().kind == OperationKind::kBackup || spec().kind == OperationKind::kPrune) return;
     Explain(Rule::kVerification, absl::StrCat("probes within ", FormatSeconds(plan_.verify_deadline), ", ", watched));
     if (!ChangesHosts(spec().kind)) return;
     Explain(Rule::kVerification, spec().hold_on_failure                 ? "on failure: left as it is (--no-revert)"

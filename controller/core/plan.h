@@ -18,7 +18,7 @@
 namespace rb::controller {
 
 // The last two are never asked for: agents report them, see operation.h.
-enum class OperationKind { kRollback, kDeploy, kBackup, kUndo, kVerification, kRepair, kLocal, kExternal };
+enum class OperationKind { kRollback, kDeploy, kBackup, kUndo, kVerification, kRepair, kLocal, kExternal, kPrune };
 enum class Method { kAuto, kBackup, kGit, kRedeploy };
 // "auto", "backup", "git" or "redeploy".
 std::string NameOf(Method method);
@@ -52,6 +52,8 @@ struct OperationSpec {
   bool force = false;
   std::string undo_operation_id;
   bool pin = false;
+  // Backup: really restored before it ends.
+  bool prove = false;
   bool even_if_already_there = false;
   // See EnvironmentsOf.
   std::vector<std::string> through;

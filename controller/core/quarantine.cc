@@ -128,6 +128,7 @@ std::vector<QuarantineChange> ChangesAtEnd(const Operation& operation) {
     case OperationKind::kVerification:
     case OperationKind::kRepair:
     case OperationKind::kExternal:
+    case OperationKind::kPrune:
       break;
   }
   return changes;

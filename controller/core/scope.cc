@@ -84,7 +84,7 @@ std::vector<std::string> EnvironmentsOf(const OperationSpec& spec) {
 
 bool ChangesHosts(OperationKind kind) {
   return kind != OperationKind::kBackup && kind != OperationKind::kVerification && kind != OperationKind::kLocal &&
-         kind != OperationKind::kExternal;
+         kind != OperationKind::kExternal && kind != OperationKind::kPrune;
 }
 
 Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {

@@ -425,6 +425,12 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
   list->add_option("--service", command.service, "Only this service");
   list->footer("Example:\n  rbctl backup list prod");
 
+  CLI::App* prune = backup->add_subcommand("prune", "Remove the releases that the fleet file's retain does not keep");
+  AddScope(prune, &flags);
+  prune->add_option("--reason", flags.reason, "Why, in your words; kept in the history");
+  prune->add_flag("--no-wait", flags.no_wait, "Return as soon as the operation is accepted");
+  prune->footer("Example:\n  rbctl backup prune prod --reason \"the disk is filling up\"");
+
   CLI::App* audit = app.add_subcommand("audit", "Who asked for what, from where, and was it allowed");
   audit->require_subcommand(1);
   CLI::App* audit_list = audit->add_subcommand("list", "The last requests, newest first");
@@ -542,6 +548,9 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
   } else if (verify->parsed()) {
     command.verb = Verb::kStart;
     problem = FillSpec(flags, v1::OPERATION_KIND_VERIFICATION, now, &command.spec);
+  } else if (prune->parsed()) {
+    command.verb = Verb::kStart;
+    problem = FillSpec(flags, v1::OPERATION_KIND_PRUNE, now, &command.spec);
   } else if (list->parsed()) {
     command.verb = Verb::kBackupList;
   } else if (audit_list->parsed()) {

@@ -136,7 +136,7 @@ Json RefusalJson(const v1::Refusal& refusal) {
 }
 
 Json Components(const v1::OperationSpec& spec) {
-  if (spec.kind() == v1::OPERATION_KIND_BACKUP) {
+  if (spec.kind() == v1::OPERATION_KIND_BACKUP || spec.kind() == v1::OPERATION_KIND_PRUNE) {
     return Json::array();
   }
   if (spec.components().empty()) {

@@ -334,7 +334,8 @@ std::string RenderReport(const v1::Operation& operation, const Style& style) {
   std::string text;
   const bool changes = operation.spec().kind() != v1::OPERATION_KIND_VERIFICATION;
   const bool backup = operation.spec().kind() == v1::OPERATION_KIND_BACKUP;
-  if (!operation.hosts().empty()) {
+  const bool prune = operation.spec().kind() == v1::OPERATION_KIND_PRUNE;
+  if (!operation.hosts().empty() && !prune) {
     std::vector<Row> rows;
     if (backup) {
       rows.push_back({"HOST", "RELEASE"});
@@ -375,7 +376,7 @@ std::string RenderReport(const v1::Operation& operation, const Style& style) {
       absl::StrAppend(&text, "  ", Text(host.host()), ": ", Lines(host.error(), "    "), "\n");
     }
   }
-  if (HasEnded(operation.state())) text += ChecklistText(operation, style);
+  if (HasEnded(operation.state()) && !prune) text += ChecklistText(operation, style);
   const std::string outcome = Outcome(operation);
   absl::StrAppend(&text, Paint(style, kBold, Text(operation.id())), ": ",
                   Coloured(style, outcome == "running" ? Word(operation.state()) : outcome),
@@ -383,7 +384,7 @@ std::string RenderReport(const v1::Operation& operation, const Style& style) {
   if (!operation.waits_for().empty()) {
     absl::StrAppend(&text, "Now: ", Text(operation.waits_for()), "\n");
   }
-  if (operation.has_recovery() && !operation.already_there() && !backup && changes) {
+  if (operation.has_recovery() && !operation.already_there() && !backup && !prune && changes) {
     absl::StrAppend(&text, "Recovery ", FormatSeconds(ToDuration(operation.recovery())));
     if (operation.has_target()) {
       absl::StrAppend(&text, ", target ", FormatSeconds(ToDuration(operation.target())),

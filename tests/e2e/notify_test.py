@@ -138,17 +138,21 @@ class Notifications(unittest.TestCase):
             fleet.rbctl("abort", aborted)
             alertmanager.wait_for(aborted, "expired", "test-1")
 
-            # A failure is told as one, though the controller is killed in the middle of it.
+            # A failure is told as one, though the controller is killed in the middle of it: before it knew that its
+            # silence was made, which is not made twice.
             fleet.push("v1.2.0")
-            reverted = fleet.rbctl_json("deploy", "prod", "--to", "v1.2.0", "--reason", "x", "--announce",
-                                        "back in a minute", "--no-wait")["id"]
-            alertmanager.wait_for(reverted, "active", "prod-1")
             fleet.kill("controller")
+            fleet.start_controller(failpoint="controller.notify.after-send")
+            fleet.wait_connected()
+            fleet.start_rbctl("deploy", "prod", "--to", "v1.2.0", "--reason", "x", "--announce", "back in a minute",
+                              "--no-wait")
+            wait_for(lambda: fleet.ended("controller"), "the controller to die right after it has told somebody")
             # From the next operation on, what fails is left as it is.
             fleet.on_failure = "hold"
             fleet.write_fleet()
             fleet.start_controller()
             fleet.wait_connected()
+            reverted = last("prod")
             alertmanager.wait_for(reverted, "active", "prod-1")
             fleet.rbctl("watch", reverted, code=6)
             alertmanager.wait_for(reverted, "expired", "prod-1")

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import sys
 import unittest
+import urllib.request
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from fleet import Fleet, wait_for  # noqa: E402
@@ -20,6 +21,7 @@ SCHEDULES = f"""schedules:
   drills: {{kind: drill, fault: bad-code, cron: {DAILY}, environments: [test, prod]}}
   later: {{kind: backup, cron: {DAILY}, environments: [test], jitter: 1h}}
   reported: {{kind: backup, cron: {DAILY}, environments: [test], missed: report}}
+  clean: {{kind: prune, cron: {DAILY}, environments: [test, prod]}}
   refused: {{kind: drill, fault: disk-full, cron: {DAILY}, environments: [test]}}
 """
 
@@ -103,8 +105,11 @@ class Schedules(unittest.TestCase):
                          {name: one.get("last_due_at") for name, one in listed.items()})
 
         # On time: due a minute ago, which is nothing to speak of.
-        fleet.fleet_extra += ("  hourly: {kind: backup, environments: [test], cron: \""
-                              f"{(datetime.datetime.now(datetime.timezone.utc).minute - 1) % 60} * * * *\"}}\n")
+        for environment in ("test", "prod"):
+            fleet.deploy(environment, "v1.1.0")
+        minute = (datetime.datetime.now(datetime.timezone.utc).minute - 1) % 60
+        for name, rest in (("hourly", "kind: backup, environments: [test]"), ("again", "kind: proof, environments: [prod]")):
+            fleet.fleet_extra += f"  {name}: {{{rest}, cron: \"{minute} * * * *\"}}\n"
         fleet.kill("controller")
         fleet.write_fleet()
         fleet.start_controller()
@@ -113,6 +118,63 @@ class Schedules(unittest.TestCase):
                           "the hourly backup")
         self.assertNotIn("missed", hourly["last_message"])
         self.assertEqual(self.begun_by("hourly"), ["test"])
+
+        # Fewer releases are to be kept from now on, and nothing but the schedule makes it so: an agent removes old ones
+        # by itself when it has proved a new one. A proof of what has not changed is one all the same.
+        had = wait_for(self.all_are_proved, "every good release to be proved")
+        proved_before = max(one["last_proved_at"] for one in self.releases("prod"))
+        fleet.kill("controller")
+        fleet.retain = 1
+        fleet.write_fleet()
+        self.move_back(clean=three_days)
+        fleet.start_controller()
+        again = self.wait_for_run("clean", listed)
+        self.restart(again=datetime.timedelta(minutes=30))
+        self.wait_for_run("again", again)
+        self.assertRegex(again["clean"]["last_message"], r"op-.*: removed [1-9][0-9]* releases on 1 hosts, freed [0-9.]+ .*; "
+                         r"op-.*: removed [1-9][0-9]* releases on 1 hosts, freed .* \(3 missed before it\)")
+        wait_for(lambda: max(one["last_proved_at"] for one in self.releases("prod")) > proved_before, "it to be proved anew")
+        for environment, before in had.items():
+            wait_for(lambda: before - self.names(environment), f"old releases of {environment} to be gone")
+            runs = {host["runs"]["release"] for host in fleet.rbctl_json("status", environment)["hosts"]}
+            self.assertLessEqual(runs, self.names(environment), "what runs stays")
+            pruned = [one for one in fleet.rbctl_json("history", environment, "--limit", "100")["operations"]
+                      if one["kind"] == "prune"]
+            self.assertEqual([(one["outcome"], one["requested_by"]) for one in pruned], [("succeeded", "schedule clean")])
+        self.assertIn('rb_schedule_last_outcome{kind="prune",outcome="done",schedule="clean"} 1\n',
+                      self.metrics("controller", "metrics.address"))
+        self.assertRegex(self.metrics("hosts", "test-1", "state", "metrics.address"),
+                         r'rb_releases_pruned_total\{service="sample-bot"\} [1-9]')
+        # By hand there is nothing left to do.
+        self.assertIn("removed 0 releases on 1 hosts", fleet.rbctl("backup", "prune", "prod", "--reason", "x").out)
+
+    def wait_for_run(self, name, before):
+        """Until it has run once more, and well."""
+        one = wait_for(lambda: (now := self.listed())[name].get("last_began_at", "") > before[name].get("last_began_at", "")
+                       and now[name]["last_outcome"] != "running" and now, f"{name} to have run")
+        self.assertEqual(one[name]["last_outcome"], "done", one[name])
+        return one
+
+    def all_are_proved(self):
+        """Environment -> names of its releases; None while a good one is not proved."""
+        had = {}
+        for environment in ("test", "prod"):
+            hosts = self.fleet.rbctl_json("backup", "list", environment)["hosts"]
+            releases = [release for host in hosts for release in host["releases"]]
+            if any(one["standing"] == "good" and not one.get("last_proved_at") for one in releases):
+                return None
+            had[environment] = {one["name"] for one in releases}
+        return had
+
+    def names(self, environment):
+        hosts = self.fleet.rbctl_json("backup", "list", environment)["hosts"]
+        return {release["name"] for host in hosts for release in host["releases"]}
+
+    def metrics(self, *where):
+        with open(self.fleet.path(*where), encoding="utf-8") as f:
+            address = f.read().strip()
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            return answer.read().decode()
 
     def releases(self, environment):
         hosts = self.fleet.rbctl_json("backup", "list", environment)["hosts"]
@@ -123,11 +185,11 @@ class Schedules(unittest.TestCase):
         with open(self.fleet.path("fleet.yaml"), encoding="utf-8") as f:
             text = f.read()
         with open(path, "w", encoding="utf-8") as f:
-            f.write(text + f"  old: {{kind: prune, cron: {DAILY}, environments: [test]}}\n"
+            f.write(text + f"  old: {{kind: pruned, cron: {DAILY}, environments: [test]}}\n"
                            "  odd: {kind: backup, cron: \"61 * * * *\", environments: [tset]}\n")
         run = self.fleet.program("rb-controller", "check", "--fleet", path, code=None)
         self.assertNotEqual(run.code, 0)
-        for words in ("needs no schedule: each agent removes", "schedules.odd.cron", "there is no environment 'tset'"):
+        for words in ("'pruned' is not one of: backup, proof, drill, prune", "schedules.odd.cron", "there is no environment 'tset'"):
             self.assertIn(words, run.out + run.err)
 
 

@@ -110,9 +110,14 @@ agent::Task TaskFor(const controller::Operation& operation, const controller::St
       agent::BackupStep backup;
       backup.reason = step.reason;
       backup.pin = step.pin;
+      backup.prove = step.prove;
       task.step = backup;
       break;
     }
+    case controller::StepKind::kPrune:
+      // As the fleet file's default.
+      task.step = agent::PruneStep{10};
+      break;
     case controller::StepKind::kPrepare: {
       agent::PrepareStep prepare;
       prepare.release_name = step.release_name;
@@ -171,7 +176,7 @@ agent::Task InspectTask(const controller::OperationSpec& spec, const std::string
     inspect.target.name = undo_release;
     inspect.target.force = true;
     inspect.method = agent::Method::kBackup;
-  } else if (spec.kind != controller::OperationKind::kBackup) {
+  } else if (spec.kind != controller::OperationKind::kBackup && spec.kind != controller::OperationKind::kPrune) {
     inspect.target = ToAgent(spec.target);
     if (spec.kind == controller::OperationKind::kDeploy) inspect.method = agent::Method::kGit;
     inspect.fetch = spec.kind == controller::OperationKind::kDeploy;
@@ -200,6 +205,10 @@ controller::StepResult ResultFor(const agent::TaskResult& result) {
   to.from_commit = result.from_commit;
   to.from_version = result.from_version;
   to.done_alone = result.done_alone;
+  if (result.pruned.has_value()) {
+    to.pruned_releases = result.pruned->removed;
+    to.pruned_bytes = result.pruned->freed_bytes;
+  }
   return to;
 }
 

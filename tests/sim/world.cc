@@ -206,7 +206,10 @@ controller::OperationSpec World::DrawSpec(int service) {
     spec.kind = controller::OperationKind::kUndo;
     spec.undo_operation_id = accepted_[random.Below(accepted_.size())];
   } else {
-    spec.kind = random.Percent(50) ? controller::OperationKind::kBackup : controller::OperationKind::kVerification;
+    constexpr controller::OperationKind kOthers[] = {controller::OperationKind::kBackup,
+                                                     controller::OperationKind::kVerification,
+                                                     controller::OperationKind::kPrune};
+    spec.kind = kOthers[random.Below(std::size(kOthers))];
   }
   spec.hold_on_failure = random.Percent(10);
   if (random.Percent(10)) {

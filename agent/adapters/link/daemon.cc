@@ -28,6 +28,7 @@
 #include "common/ids.h"
 #include "common/log.h"
 #include "common/status.h"
+#include "common/text.h"
 #include "rb/v1/agent_config.pb.h"
 
 namespace rb::agent {
@@ -44,8 +45,8 @@ constexpr size_t kMostFaultTasks = 4;
 constexpr size_t kReleasesReported = 200;
 
 absl::string_view KindOf(const Task& task) {
-  static constexpr absl::string_view kNames[] = {"inspect", "backup", "prepare", "commit",
-                                                 "verify",  "revert", "keep",    "await"};
+  static constexpr absl::string_view kNames[] = {"inspect", "backup", "prepare", "commit", "verify",
+                                                 "revert",  "keep",   "await",   "prune"};
   static_assert(std::size(kNames) == std::variant_size_v<decltype(Task::step)>);
   return kNames[task.step.index()];
 }
@@ -227,7 +228,9 @@ class Daemon {
     }
     // After a restart within the operation it is not known.
     const std::string method = worker.operation_id == effect.task.operation_id ? worker.method : "other";
-    worker.loop->PostResult([this, service, method, task = effect.task] {
+    Task step = effect.task;
+    if (auto* prune = std::get_if<PruneStep>(&step.step)) prune->keep_good = worker.retain_releases;
+    worker.loop->PostResult([this, service, method, task = std::move(step)] {
       service->step_waits() = false;
       service->cancelled() = false;
       TaskProgress progress;
@@ -254,6 +257,7 @@ class Daemon {
           last_captured_[result.service] = clock_.Now();
           metrics_->OnBackup(result.service, clock_.Now());
         }
+        if (result.pruned.has_value()) OnPruned(result.service, result.pruned->removed, result.pruned->freed_bytes);
         if (kind == "verify" && result.times.downtime > absl::ZeroDuration()) {
           metrics_->OnRecovery(result.service, method, result.verdict == Verdict::kHealthy ? "kept" : "unhealthy",
                                result.times.downtime);
@@ -261,7 +265,7 @@ class Daemon {
         if (!result.status.ok()) LogWarning("agent", result.service, " ", kind, ": ", result.status.message());
         Take(StepEnded{result});
         // Not in the middle of an operation: its next step would wait for the probes.
-        if (kind == "backup" || kind == "revert" || kind == "keep") Report(result.service);
+        if (kind == "backup" || kind == "revert" || kind == "keep" || kind == "prune") Report(result.service);
       });
     });
   }
@@ -612,13 +616,19 @@ class Daemon {
     });
   }
 
-  static void Prune(const std::string& name, Service* service, uint32_t retain) {
+  void Prune(const std::string& name, Service* service, uint32_t retain) {
     const absl::StatusOr<PruneReport> pruned = service->engine().Prune(retain, {});
     if (!pruned.ok()) {
       LogWarning("agent", name, ": old releases stay for now: ", pruned.status().message());
-    } else if (!pruned->removed.empty()) {
-      LogInfo("agent", name, ": removed ", pruned->removed.size(), " old releases");
+    } else {
+      OnPruned(name, pruned->removed.size(), pruned->bytes_freed);
     }
+  }
+
+  // On any thread.
+  void OnPruned(const std::string& name, uint64_t removed, uint64_t freed_bytes) {
+    metrics_->OnPruned(name, removed, freed_bytes);
+    if (removed > 0) LogInfo("agent", name, ": removed ", removed, " old releases, freed ", FormatBytes(freed_bytes));
   }
 
   const v1::AgentConfig& config_;

@@ -291,6 +291,9 @@ absl::StatusOr<Task> FromWire(const v1::Task& wire) {
       task.step = step;
       return task;
     }
+    case v1::Task::kPrune:
+      task.step = PruneStep();
+      return task;
     case v1::Task::kFault:
     case v1::Task::STEP_NOT_SET:
       break;
@@ -341,6 +344,8 @@ v1::Task ToWire(const Task& task) {
     wire.mutable_keep()->set_redeployed_commit(keep->redeployed_commit);
     wire.mutable_keep()->set_redeployed_version(keep->redeployed_version);
     wire.mutable_keep()->set_replaced_release(keep->replaced_release);
+  } else if (std::holds_alternative<PruneStep>(task.step)) {
+    wire.mutable_prune();
   } else if (const auto* await = std::get_if<AwaitStep>(&task.step)) {
     v1::AwaitStep* step = wire.mutable_await();
     step->set_commit(await->commit);
@@ -388,6 +393,11 @@ v1::TaskResult ToWire(const TaskResult& result) {
   wire.set_from_commit(result.from_commit);
   wire.set_from_version(Printable(result.from_version));
   wire.set_done_alone(result.done_alone);
+  if (result.pruned.has_value()) {
+    wire.mutable_pruned()->set_removed(result.pruned->removed);
+    wire.mutable_pruned()->set_freed_bytes(result.pruned->freed_bytes);
+    for (const std::string& release : result.pruned->releases) wire.mutable_pruned()->add_releases(release);
+  }
   if (result.facts.has_value()) *wire.mutable_facts() = FactsToWire(*result.facts);
   return wire;
 }
@@ -427,6 +437,11 @@ TaskResult FromWire(const v1::TaskResult& wire) {
   result.from_commit = wire.from_commit();
   result.from_version = wire.from_version();
   result.done_alone = wire.done_alone();
+  if (wire.has_pruned()) {
+    result.pruned = Pruned{wire.pruned().removed(),
+                           {wire.pruned().releases().begin(), wire.pruned().releases().end()},
+                           wire.pruned().freed_bytes()};
+  }
   return result;
 }
 

@@ -18,8 +18,8 @@ std::string OneOf(absl::string_view word, const std::array<absl::string_view, N>
 }
 constexpr std::array<absl::string_view, 3> kMethods = {"backup", "git", "redeploy"};
 constexpr std::array<absl::string_view, 3> kOutcomes = {"kept", "reverted", "unhealthy"};
-constexpr std::array<absl::string_view, 7> kSteps = {"inspect", "backup", "prepare", "commit",
-                                                     "verify",  "revert", "keep"};
+constexpr std::array<absl::string_view, 9> kSteps = {"inspect", "backup", "prepare", "commit", "verify",
+                                                     "revert",  "keep",   "await",   "prune"};
 constexpr std::array<absl::string_view, 11> kProbes = {"unit",    "http",   "log",     "journal", "tcp",     "command",
                                                        "version", "sqlite", "metrics", "disk",    "recovery"};
 
@@ -92,6 +92,10 @@ void AgentMetrics::SetStore(uint64_t stored_bytes, uint64_t content_bytes) {
   impl_->values.Set(Metric::kAgentStoreSize, {}, stored);
   impl_->values.Set(Metric::kAgentStoreContent, {}, content);
   if (stored > 0) impl_->values.Set(Metric::kAgentStoreRatio, {}, content / stored);
+}
+void AgentMetrics::OnPruned(absl::string_view service, uint64_t removed, uint64_t freed_bytes) {
+  impl_->values.Count(Metric::kAgentReleasesPruned, {std::string(service)}, static_cast<double>(removed));
+  impl_->values.Count(Metric::kAgentPrunedBytes, {std::string(service)}, static_cast<double>(freed_bytes));
 }
 void AgentMetrics::SetLinkConnected(bool connected, absl::Time now) {
   impl_->values.Set(Metric::kAgentLink, {}, connected ? 1 : 0);

@@ -48,12 +48,15 @@ class AgentMetrics {
   void SetDrifted(absl::string_view service, bool drifted);
   // What the releases take on the disk, and what copies of them would take, for one service; the host's is their sum.
   void SetStore(uint64_t stored_bytes, uint64_t content_bytes);
+  // rb_releases_pruned_total{service}, rb_store_pruned_bytes_total{service}.
+  void OnPruned(absl::string_view service, uint64_t removed, uint64_t freed_bytes);
   // rb_agent_link_connected: 1 while the controller is reached; and since when that is so.
   void SetLinkConnected(bool connected, absl::Time now);
   void SetCertificateExpiry(absl::Time when);
   // Asked for with each scrape, from another thread: how many events wait. Until it is set anew.
   void SetQueueDepth(std::function<size_t()> depth);
-  // rb_steps_total{kind,result}: `kind` is "inspect", "backup", "prepare", "commit", "verify", "revert" or "keep".
+  // rb_steps_total{kind,result}: `kind` is "inspect", "backup", "prepare", "commit", "verify", "revert", "keep",
+  // "await" or "prune".
   void OnStep(absl::string_view kind, bool ok);
 
  private:

@@ -88,6 +88,8 @@ TaskResult StepRunner::Run(const Task& task, const ProgressSink& progress, const
     Keep(task, *keep, &context);
   } else if (const auto* await = std::get_if<AwaitStep>(&task.step)) {
     Await(*await, &context);
+  } else if (const auto* prune = std::get_if<PruneStep>(&task.step)) {
+    Prune(*prune, &result);
   }
   const bool was_watched = std::holds_alternative<VerifyStep>(task.step) ||
                            std::holds_alternative<RevertStep>(task.step) ||
@@ -283,6 +285,21 @@ void StepRunner::Backup(const Task& task, const BackupStep& step, Context* conte
   RB_FAILPOINT("agent.backup.end");
   context->result->release = *release;
   context->result->times.prepare = ports_.clock->Monotonic() - begin;
+}
+
+void StepRunner::Prune(const PruneStep& step, TaskResult* result) {
+  if (step.keep_good == 0) {
+    result->status = absl::FailedPreconditionError(
+        "this host was not told how many releases to keep (services.*.retain in the fleet file); nothing was removed");
+    return;
+  }
+  absl::StatusOr<PruneReport> report = ports_.engine->Prune(step.keep_good, {});
+  if (!report.ok()) {
+    result->status = Annotate(report.status(), "old releases stay for now");
+    return;
+  }
+  result->pruned = Pruned{report->removed.size(), std::move(report->removed), report->bytes_freed};
+  if (result->pruned->releases.size() > kMostPrunedNamed) result->pruned->releases.resize(kMostPrunedNamed);
 }
 
 absl::Status StepRunner::CheckConfig(const std::string& operation_id) {

@@ -76,6 +76,7 @@ class StepRunner {
   };
   void Inspect(const InspectStep& step, TaskResult* result);
   void Backup(const Task& task, const BackupStep& step, Context* context);
+  void Prune(const PruneStep& step, TaskResult* result);
   void Prepare(const Task& task, const PrepareStep& step, Context* context);
   void Commit(const Task& task, Context* context);
   void Verify(const VerifyPolicy& policy, Context* context);

@@ -179,6 +179,32 @@ TEST_F(StepRunnerTest, TheLogOfAServiceThatRunsAlreadyBeganEarlier) {
   EXPECT_EQ(starts, 1);
 }
 
+TEST_F(StepRunnerTest, APruneKeepsWhatThePolicySaysAndDoesNothingWithoutOne) {
+  for (const char* what : {"one", "two", "three", "four"}) {
+    Serve(what);
+    RB_ASSERT_OK(Run(BackupStep()).status);
+    clock_.Advance(absl::Seconds(1));
+  }
+  EXPECT_THAT(Run(PruneStep()).status, FailsWith(absl::StatusCode::kFailedPrecondition, "was not told how many"));
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<Release> all, engine_->Releases());
+  ASSERT_EQ(all.size(), 4u);
+  const TaskResult pruned = Run(PruneStep{2});
+  RB_ASSERT_OK(pruned.status);
+  ASSERT_TRUE(pruned.pruned.has_value());
+  EXPECT_EQ(pruned.pruned->removed, 2u);
+  EXPECT_THAT(pruned.pruned->releases, ::testing::ElementsAre(all[2].name, all[3].name));
+  EXPECT_EQ(engine_->Releases()->size(), 2u);
+  EXPECT_EQ(Run(PruneStep{2}).pruned->removed, 0u) << "a repeated step finds nothing";
+}
+
+TEST_F(StepRunnerTest, AnInspectionThatGaveWayIsNoReasonToRefuse) {
+  RB_ASSERT_OK(Run(BackupStep()).status);
+  cancelled_ = true;
+  EXPECT_THAT(Run(InspectStep()).status, FailsWith(absl::StatusCode::kCancelled, "came in between"));
+  cancelled_ = false;
+  RB_ASSERT_OK(Run(InspectStep()).status);
+}
+
 TEST_F(StepRunnerTest, AFailedDumpIsNoBackup) {
   hooks_.Fail("dump main", absl::InternalError("database main: connection refused"));
   EXPECT_THAT(Run(BackupStep()).status,

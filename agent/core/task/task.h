@@ -108,13 +108,19 @@ struct AwaitStep {
   Components components;
 };
 
+struct PruneStep {
+  // Good releases to keep: of the service's policy, which this host was told. 0: it was told none.
+  uint32_t keep_good = 0;
+};
+
 struct Task {
   std::string operation_id;
   std::string step_id;
   uint64_t fencing_number = 0;
   std::string service;
   absl::Duration timeout;
-  std::variant<InspectStep, BackupStep, PrepareStep, CommitStep, VerifyStep, RevertStep, KeepStep, AwaitStep> step;
+  std::variant<InspectStep, BackupStep, PrepareStep, CommitStep, VerifyStep, RevertStep, KeepStep, AwaitStep, PruneStep>
+      step;
 };
 
 struct Candidate {
@@ -135,6 +141,14 @@ struct HostTimes {
   absl::Duration downtime;
 };
 
+struct Pruned {
+  uint64_t removed = 0;
+  // The newest of them, at most kMostPrunedNamed.
+  std::vector<std::string> releases;
+  uint64_t freed_bytes = 0;
+};
+inline constexpr size_t kMostPrunedNamed = 100;
+
 struct TaskResult {
   std::string operation_id;
   std::string step_id;
@@ -154,6 +168,8 @@ struct TaskResult {
   std::string from_commit;
   std::string from_version;
   bool done_alone = false;
+  // Of a PruneStep.
+  std::optional<Pruned> pruned;
   // Of an inspection with `examine`.
   std::optional<HostFacts> facts;
 };

@@ -72,6 +72,8 @@ enum class Metric {
   kAgentLinkSince,
   kAgentOwnCertificate,
   kAgentQueue,
+  kAgentReleasesPruned,
+  kAgentPrunedBytes,
   kAgentStoreSize,
   kAgentStoreContent,
   kAgentStoreRatio,

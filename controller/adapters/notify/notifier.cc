@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/status.h"
 #include "nlohmann/json.hpp"
@@ -222,6 +223,7 @@ void Notifier::Run() {
       }
     }
     const absl::Status sent = send_(notification);
+    if (sent.ok()) RB_FAILPOINT("controller.notify.after-send");
     const MutexLock lock(mutex_);
     ++attempts;
     if (sent.ok()) {
