@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "controller/adapters/ci/command_ci.h"
 #include "controller/adapters/ci/forge_ci.h"
+#include "controller/adapters/ci/webhook_ci.h"
 #include "controller/adapters/http/http_client.h"
 
 extern char** environ;
@@ -186,6 +187,15 @@ std::unique_ptr<CiProvider> MakeCommand(const Server& server) {
   return MakeCommandCi(config);
 }
 
+std::unique_ptr<CiProvider> MakeWebhook(const Server& server) {
+  v1::WebhookCiConfig config;
+  config.set_dispatch_url(server.url() + "/runs");
+  config.set_status_url(server.url() + "/runs/{run}");
+  config.set_cancel_url(server.url() + "/runs/{run}/cancel");
+  config.set_token_file(server.file("token"));
+  return MakeWebhookCi(config);
+}
+
 const Kind kKinds[] = {
     {"GithubThatTellsTheRun", "github", "plain",
      [](const Server& server) { return MakeForgeCi(Forge::kGithub, ForgeConfig(server, "")); }},
@@ -198,6 +208,7 @@ const Kind kKinds[] = {
     {"Gitea", "gitea", "plain",
      [](const Server& server) { return MakeForgeCi(Forge::kGitea, ForgeConfig(server, "/api/v1")); }},
     {"Command", "", "plain", MakeCommand},
+    {"Webhook", "webhook", "plain", MakeWebhook},
 };
 INSTANTIATE_TEST_SUITE_P(All, CiProviders, ::testing::ValuesIn(kKinds), [](const auto& of) { return of.param.name; });
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A GitHub (or a GitHub Enterprise server, or Gitea) of our own for tests: `server.py github|enterprise|gitea FOLDER`. Writes
-FOLDER/port when it listens, and every exchange, as one JSON object a line, to FOLDER/exchanges, for openapi.mjs to hold
-against GitHub's own description.
-FOLDER/mode says how it behaves: see MODES."""
+"""A GitHub (or a GitHub Enterprise server, Gitea, or a webhook's receiver) of our own for tests:
+`server.py github|enterprise|gitea|webhook FOLDER`. Writes FOLDER/port when it listens, and every exchange, as one JSON
+object a line, to FOLDER/exchanges, for openapi.mjs to hold against GitHub's own description. FOLDER/mode says how it
+behaves: see MODES."""
 import datetime
 import http.server
 import json
@@ -13,7 +13,7 @@ import sys
 FORGE, FOLDER = sys.argv[1:3]
 TOKEN = "not-a-real-token"
 MODES = ("plain", "no-run-details", "expired", "rate-limited", "disabled", "failing", "error-500")
-BASE = {"github": "", "enterprise": "/api/v3", "gitea": "/api/v1"}[FORGE]
+BASE = {"github": "", "enterprise": "/api/v3", "gitea": "/api/v1", "webhook": ""}[FORGE]
 IS_GITHUB = FORGE != "gitea"
 runs = {}
 
@@ -109,7 +109,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(500, {"message": "Server Error"})
         return self.route(self.path.split("?")[0])
 
+    def webhook(self, path):
+        if path == "/runs" and self.command == "POST":
+            name = "run-" + self.headers["Idempotency-Key"]
+            runs.setdefault(name, "running")
+            return self.answer(200, {"run": name, "url": "https://example.org/" + name})
+        found = re.fullmatch(r"/runs/([^/]+)(/cancel)?", path)
+        if not found or found[1] not in runs:
+            return self.answer(404, {})
+        if runs[found[1]] == "running":
+            if found[2]:
+                runs[found[1]] = "cancelled"
+            elif os.path.exists(os.path.join(FOLDER, "finish")):
+                runs[found[1]] = "succeeded"
+        return self.answer(200, None if found[2] else {"state": runs[found[1]], "text": "as asked"})
+
     def route(self, path):
+        if FORGE == "webhook":
+            return self.webhook(path)
         base = BASE + "/repos/team/bot/actions"
         if not path.startswith(base):
             return self.answer(404, {"message": "Not Found"})
