@@ -125,18 +125,24 @@ class Drills(DrillTest):
         fleet = self.fleet
         for version in ("v1.1.0", "v1.0.0"):
             fleet.deploy("prod", version)
-        drill = self.begin("bad-code", "prod", "--by-hand", "--reason", "another commit")
+        # The code stays as the commit has it: what is left is a commit by name, not a tree that was changed by hand.
+        drill = self.begin("bad-database", "prod", "--by-hand", "--reason", "another commit")
         fleet.rbctl("drill", "approve", drill, identity=self.ben)
         self.wait_for_state(drill, "recovering")
-        run = fleet.rbctl_json("rollback", "prod", "--to", "v1.1.0", "--force", "--reason", "it does not start",
+        run = fleet.rbctl_json("rollback", "prod", "--to", "v1.1.0", "--with-data", "--force", "--reason", "it is broken",
                                identity=self.ben)
         self.assertEqual((run["outcome"], run["hosts"][0]["to"]["version"]), ("succeeded", "v1.1.0"))
+        self.assertEqual(run["hosts"][0]["from"]["commit"], fleet.commit_of("v1.0.0"))
         self.wait_for_state(drill, "passed", "missed_target")
-        self.assertEqual(fleet.rbctl_json("quarantine", "list")["quarantine"], [])
-        fleet.rbctl("deploy", "prod", "--to", "v1.0.0", "--reason", "may it?", "--plan")
-        # To what was there before the drill: what the recovery replaced was broken.
-        before = next(host for host in fleet.rbctl_json("show", self.shown(drill)["safety_operation"])["hosts"])
-        fleet.rbctl("rollback", "prod", "--to", before["to"]["release"], "--reason", "back")
+        self.assertEqual(self.quarantined(), [])
+        # A real rollback goes back there without --force, and quarantines what it leaves.
+        fleet.deploy("prod", "v1.0.0", "--plan")
+        back = fleet.rbctl_json("rollback", "prod", "--to", "v1.0.0", "--reason", "for real")
+        self.assertEqual((back["outcome"], back["hosts"][0]["to"]["version"]), ("succeeded", "v1.0.0"))
+        self.assertEqual(self.quarantined(), [fleet.commit_of("v1.1.0")])
+
+    def quarantined(self):
+        return [one["commit"] for one in self.fleet.rbctl_json("quarantine", "list")["quarantine"]]
 
     def test_something_real_stops_it_at_once(self):
         drill = self.begin("bad-database", "test")
