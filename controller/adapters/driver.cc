@@ -264,7 +264,7 @@ void Driver::Finish(const std::string& id) {
       quarantine_.Take(changes);
     }
   }
-  if (kept.ok()) kept = store_.ReleaseLock(id);
+  if (kept.ok() && !RB_PLANTED_BUG("lock-kept")) kept = store_.ReleaseLock(id);
   if (!kept.ok()) {
     LogError("controller", id, " has ended, which cannot be written: ", kept.message(), "; trying again");
     loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, id] { Finish(id); });

@@ -175,8 +175,7 @@ class OutageTest(unittest.TestCase):
         self.assertRegex(out, f"{cut}: state not known(.|\n)*rbctl repair {cut}")
         self.assertEqual(self.newest()["state"], "needs_attention")
         self.assertTrue(self.fleet.is_healthy(other, self.other), "the other host has ended")
-        # The lock is free: others do not wait for a host that may never come back.
-        self.fleet.rbctl("verify", "prod", "--host", other, "--reason", "is it free?")
+        self.assert_lock_is_free(cut, other)
         # By its own policy: a rollback is finished, and kept.
         wait_for(lambda: self.fleet.is_healthy(cut, self.other), f"{cut} to finish by itself")
         self.assertEqual(self.release_of(cut), self.other)
@@ -190,6 +189,16 @@ class OutageTest(unittest.TestCase):
         self.assertEqual({host["host"]: (host["runs"]["version"], host["drifted"], host["missed"])
                           for host in status["hosts"]}, {host: (self.now, False, None) for host in HOSTS})
         self.settle()
+
+    def assert_lock_is_free(self, cut, other):
+        """Nobody waits for a host that may never come back: it is named, and what concerns the others begins at once."""
+        status = self.fleet.rbctl_json("status", "prod")
+        self.assertEqual({host["host"]: (host["operation"], host["connected"]) for host in status["hosts"]},
+                         {other: (None, True), cut: (None, False)})
+        refused = self.fleet.rbctl("backup", "create", "prod", "--reason", "is it free?", code=5).err
+        self.assertIn(f"{cut} is offline", refused)
+        self.assertNotIn("is at work on", refused)
+        self.fleet.rbctl("backup", "create", "prod", "--host", other, "--reason", "is it free?")
 
     def test_3_the_controllers_host_is_off(self):
         host = "prod-1"
