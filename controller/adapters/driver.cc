@@ -601,27 +601,29 @@ absl::StatusOr<v1::Operation> Driver::Get(const std::string& id, std::vector<v1:
   return Shown(*running, nullptr);
 }
 
-absl::StatusOr<v1::ListOperationsResponse> Driver::List(const v1::ListOperationsRequest& request) {
+absl::StatusOr<std::string> Driver::List(const v1::ListOperationsRequest& request) {
   const size_t limit = request.page_size() == 0 ? 50 : std::min<size_t>(request.page_size(), kMostListed);
-  RB_ASSIGN_OR_RETURN(const std::vector<ListedOperation> stored,
-                      store_.List(request.environment(), request.service(), request.page_token(), limit + 1));
-  v1::ListOperationsResponse response;
-  for (const ListedOperation& one : stored) {
-    if (static_cast<size_t>(response.operations_size()) == limit) {
-      response.set_next_page_token(response.operations(response.operations_size() - 1).id());
-      break;
+  ListWriter writer;
+  size_t count = 0;
+  std::string last;
+  std::string next_page_token;
+  const auto add = [&](absl::string_view id, bool /*ended*/, absl::string_view brief) {
+    if (count++ == limit) {
+      next_page_token = last;
+      return absl::OkStatus();
     }
-    v1::Operation* added = response.add_operations();
+    last.assign(id.data(), id.size());
     // What is stored of one that runs is how it began.
-    if (const auto running = running_.find(one.id); running != running_.end()) {
-      *added = Brief(Shown(*running->second, nullptr));
-    } else if (!added->ParseFromString(one.brief)) {
-      return absl::DataLossError(absl::StrCat("the record of ", one.id, " is damaged"));
-    } else if (added->has_plan()) {
-      *added = Brief(*added);  // an earlier version wrote it
+    if (const auto running = running_.find(last); running != running_.end()) {
+      writer.Add(Brief(Shown(*running->second, nullptr)));
+    } else if (!writer.AddStored(brief)) {
+      return absl::DataLossError(absl::StrCat("the record of ", id, " is damaged"));
     }
-  }
-  return response;
+    return absl::OkStatus();
+  };
+  RB_RETURN_IF_ERROR(
+      store_.ForEachListed(request.environment(), request.service(), request.page_token(), limit + 1, add));
+  return std::move(writer).Take(next_page_token);
 }
 
 absl::StatusOr<v1::Operation> Driver::Ask(const std::string& id, const OperatorRequest& request) {

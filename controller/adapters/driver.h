@@ -65,7 +65,8 @@ class Driver {
   absl::StatusOr<v1::Operation> Get(const std::string& id, std::vector<v1::OperationEvent>* events);
   // FAILED_PRECONDITION, with why and what to type, when it is refused.
   absl::StatusOr<v1::Operation> Ask(const std::string& id, const OperatorRequest& request);
-  absl::StatusOr<v1::ListOperationsResponse> List(const v1::ListOperationsRequest& request);
+  // rb.v1.ListOperationsResponse, as it is sent.
+  absl::StatusOr<std::string> List(const v1::ListOperationsRequest& request);
   // See Watchers::Add.
   absl::StatusOr<uint64_t> Watch(const std::string& id, uint64_t after_sequence, Watcher watcher);
   void Unwatch(uint64_t number) { watchers_.Remove(number); }

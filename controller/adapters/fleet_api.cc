@@ -4,6 +4,7 @@
 #include <deque>
 #include <optional>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -156,7 +157,17 @@ class RefusedWatch final : public grpc::ServerWriteReactor<v1::WatchOperationRes
   void OnDone() override { delete this; }
 };
 
-class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackService {
+// Without a copy.
+grpc::ByteBuffer BufferOf(std::string bytes) {
+  auto* const kept = new std::string(std::move(bytes));
+  const grpc::Slice slice(
+      kept->data(), kept->size(), [](void* owned) { delete static_cast<std::string*>(owned); }, kept);
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+class FleetApiImpl final
+    : public FleetApi,
+      public v1::FleetService::WithRawCallbackMethod_ListOperations<v1::FleetService::CallbackService> {
  public:
   FleetApiImpl(ApiGate& gate, EventLoop& loop, Driver& driver, Store& store)
       : gate_(gate), loop_(loop), driver_(driver), store_(store) {}
@@ -211,14 +222,19 @@ class FleetApiImpl final : public FleetApi, public v1::FleetService::CallbackSer
                   });
   }
 
-  grpc::ServerUnaryReactor* ListOperations(grpc::CallbackServerContext* context,
-                                           const v1::ListOperationsRequest* request,
-                                           v1::ListOperationsResponse* response) override {
-    return OnLoop(context, "/rb.v1.FleetService/ListOperations", request,
-                  [this, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
-                    absl::StatusOr<v1::ListOperationsResponse> listed = driver_.List(*request);
+  // Raw: the driver writes the answer as it is sent.
+  grpc::ServerUnaryReactor* ListOperations(grpc::CallbackServerContext* context, const grpc::ByteBuffer* raw,
+                                           grpc::ByteBuffer* response) override {
+    // gRPC's own way to read messages leaves the buffer empty.
+    grpc::ByteBuffer received = *raw;
+    v1::ListOperationsRequest request;
+    const grpc::Status read = grpc::SerializationTraits<v1::ListOperationsRequest>::Deserialize(&received, &request);
+    return OnLoop(context, "/rb.v1.FleetService/ListOperations", &request,
+                  [this, read, request, response](grpc::ServerUnaryReactor* reactor, const Peer&) {
+                    if (!read.ok()) return reactor->Finish(read);
+                    absl::StatusOr<std::string> listed = driver_.List(request);
                     const grpc::Status status = ToGrpc(listed.status());
-                    if (listed.ok()) *response = *std::move(listed);
+                    if (listed.ok()) *response = BufferOf(*std::move(listed));
                     reactor->Finish(status);
                   });
   }

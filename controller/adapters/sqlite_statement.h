@@ -60,9 +60,12 @@ class Statement {
     sqlite3_reset(statement_);
     bound_ = 0;
   }
-  std::string Text(int column) const {
+  std::string Text(int column) const { return std::string(View(column)); }
+  // Until the next Step.
+  absl::string_view View(int column) const {
     const void* data = sqlite3_column_blob(statement_, column);
-    return std::string(static_cast<const char*>(data), static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
+    return absl::string_view(static_cast<const char*>(data),
+                             static_cast<size_t>(sqlite3_column_bytes(statement_, column)));
   }
   int64_t Number(int column) const { return sqlite3_column_int64(statement_, column); }
 

@@ -466,6 +466,17 @@ absl::StatusOr<std::string> Store::OperationOfKey(const std::string& idempotency
 
 absl::StatusOr<std::vector<ListedOperation>> Store::List(const std::string& environment, const std::string& service,
                                                          const std::string& before_id, size_t limit) {
+  std::vector<ListedOperation> operations;
+  RB_RETURN_IF_ERROR(ForEachListed(environment, service, before_id, limit,
+                                   [&](absl::string_view id, bool ended, absl::string_view brief) {
+                                     operations.push_back({std::string(id), ended, std::string(brief)});
+                                     return absl::OkStatus();
+                                   }));
+  return operations;
+}
+
+absl::Status Store::ForEachListed(const std::string& environment, const std::string& service,
+                                  const std::string& before_id, size_t limit, const EachListed& each) {
   MutexLock lock(mutex_);
   Statement statement(
       database_,
@@ -473,11 +484,10 @@ absl::StatusOr<std::vector<ListedOperation>> Store::List(const std::string& envi
       "service = ?2) AND (?3 = '' OR number < (SELECT number FROM listing WHERE operation_id = ?3)) "
       "ORDER BY number DESC LIMIT ?4");
   statement.Bind(environment).Bind(service).Bind(before_id).BindNumber(static_cast<int64_t>(limit));
-  std::vector<ListedOperation> operations;
   while (true) {
     RB_ASSIGN_OR_RETURN(const bool row, statement.Step());
-    if (!row) return operations;
-    operations.push_back({statement.Text(0), statement.Number(1) != 0, statement.Text(2)});
+    if (!row) return absl::OkStatus();
+    RB_RETURN_IF_ERROR(each(statement.View(0), statement.Number(1) != 0, statement.View(2)));
   }
 }
 

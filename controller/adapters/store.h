@@ -130,6 +130,11 @@ class Store {
   // Newest first, in the order in which they were accepted; `before_id`: older than that one (empty: from the newest).
   absl::StatusOr<std::vector<ListedOperation>> List(const std::string& environment, const std::string& service,
                                                     const std::string& before_id, size_t limit);
+  // The same, one after the other; what is shown lasts until `each` returns. Ends with the first status of it that is
+  // not OK. `each` does not call the store.
+  using EachListed = std::function<absl::Status(absl::string_view id, bool ended, absl::string_view brief)>;
+  absl::Status ForEachListed(const std::string& environment, const std::string& service, const std::string& before_id,
+                             size_t limit, const EachListed& each);
   absl::StatusOr<std::vector<std::string>> Unfinished();
 
   // FAILED_PRECONDITION, with the holder's id as message, when another operation has it. Taking it twice is fine.
