@@ -805,6 +805,58 @@ TEST(Operation, ABusyHostIsAskedAgainABoundedNumberOfTimes) {
   EXPECT_EQ(walk.operation.state, OperationState::kAborted);
 }
 
+TEST(Operation, TheLogsOfTheFirstHostsAreKept) {
+  constexpr uint32_t kHosts = 25;
+  constexpr uint32_t kMost = 20;
+  Plan plan = TwoWavePlan(kHosts, OnFailure::kRevertAll, kHosts);
+  plan.spec.kind = OperationKind::kVerification;
+  Walk walk;
+  walk.Begin(plan);
+  const auto say = [&](size_t host, std::vector<std::string> lines, StatusCode code) {
+    StepResult result;
+    result.step_id = walk.operation.hosts[host].step_id;
+    result.verdict = Verdict::kHealthy;
+    result.code = code;
+    result.log_lines = std::move(lines);
+    walk.Take(StepEnded{walk.operation.hosts[host].plan.host, result});
+  };
+  say(0, {}, StatusCode::kOk);
+  EXPECT_EQ(walk.operation.logged_hosts, 0u);
+  // One that is asked again counts once, when it has an answer.
+  say(1, {"busy"}, StatusCode::kUnavailable);
+  EXPECT_EQ(walk.operation.logged_hosts, 0u);
+  for (size_t i = 1; i < kHosts; ++i) say(i, {absl::StrCat("line of ", i)}, StatusCode::kOk);
+  EXPECT_EQ(walk.operation.state, OperationState::kSucceeded);
+  EXPECT_EQ(walk.operation.logged_hosts, kMost);
+  for (size_t i = 0; i < kHosts; ++i) {
+    EXPECT_EQ(walk.operation.hosts[i].log_lines.empty(), i == 0 || i > kMost) << i;
+  }
+  // What one of them says later takes the place of what it said, and of nobody else's.
+  Walk again;
+  again.Begin(TwoWavePlan(2, OnFailure::kRevertAll, 2));
+  again.EndSteps();
+  again.EndSteps();
+  ASSERT_EQ(again.operation.hosts[0].step_kind, StepKind::kVerify);
+  StepResult sick;
+  sick.state = HostState::kCommitted;
+  sick.verdict = Verdict::kUnhealthy;
+  sick.log_lines = {"sick"};
+  for (const size_t host : {0u, 1u}) {
+    sick.step_id = again.operation.hosts[host].step_id;
+    again.Take(StepEnded{again.operation.hosts[host].plan.host, sick});
+  }
+  ASSERT_EQ(again.operation.state, OperationState::kReverting);
+  EXPECT_EQ(again.operation.logged_hosts, 2u);
+  StepResult back;
+  back.step_id = again.operation.hosts[0].step_id;
+  back.state = HostState::kReverted;
+  back.verdict = Verdict::kHealthy;
+  back.log_lines = {"well"};
+  again.Take(StepEnded{again.operation.hosts[0].plan.host, back});
+  EXPECT_THAT(again.operation.hosts[0].log_lines, ElementsAre("well"));
+  EXPECT_EQ(again.operation.logged_hosts, 2u);
+}
+
 TEST(Operation, WhatPreparedAfterAllIsThrownAway) {
   Walk walk;
   walk.Begin(TwoWavePlan(2, OnFailure::kRevertAll, 2));

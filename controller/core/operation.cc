@@ -20,7 +20,7 @@ Method MethodOf(const HostProgress& host) {
 
 namespace {
 
-constexpr int kMostLogged = 20;
+constexpr uint32_t kMostLogged = 20;
 
 absl::string_view NameOfStep(StepKind kind) {
   switch (kind) {
@@ -677,9 +677,10 @@ class Machine {
   // What the service has written, for who looks into it: of the first hosts, since an operation may have thousands.
   void KeepLog(HostProgress* host, const StepResult& result) {
     if (result.log_lines.empty()) return;
-    const auto logged = std::count_if(op().hosts.begin(), op().hosts.end(),
-                                      [](const HostProgress& one) { return !one.log_lines.empty(); });
-    if (host->log_lines.empty() && logged >= kMostLogged) return;
+    if (host->log_lines.empty()) {
+      if (op().logged_hosts >= kMostLogged) return;
+      ++op().logged_hosts;
+    }
     host->log_lines = result.log_lines;
   }
 

@@ -187,6 +187,8 @@ struct Operation {
   Reasons reasons;
   // Steps under way.
   uint32_t busy_hosts = 0;
+  // Hosts whose log_lines are not empty.
+  uint32_t logged_hosts = 0;
   // Places in `hosts`, by name.
   std::vector<uint32_t> by_name;
 

@@ -112,6 +112,7 @@ uint64_t Fingerprint(const controller::Operation& operation) {
       .Add(operation.abort_reason)
       .Add(operation.fencing_number)
       .Add(operation.last_sequence)
+      .Add(operation.logged_hosts)
       .Add(operation.next_commands.size());
   for (const controller::HostProgress& host : operation.hosts) {
     digest.Add(host.plan.host)
