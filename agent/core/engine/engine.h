@@ -250,8 +250,8 @@ class Engine {
   virtual absl::StatusOr<ProofReport> Prove(const std::string& release_name) = 0;
   virtual absl::Status SetStanding(const std::string& release_name, Standing standing, const std::string& reason) = 0;
   virtual absl::Status SetPinned(const std::string& release_name, bool pinned) = 0;
-  // Removes releases beyond the newest `keep_good` good ones; keeps the current one, pinned ones, the only proved one,
-  // what an open transaction refers to, and `also_keep`. Then collects garbage.
+  // Removes the releases that are not to be kept (retention.h says which), and none that an open transaction refers to
+  // or `also_keep` names. Then collects garbage.
   virtual absl::StatusOr<PruneReport> Prune(uint32_t keep_good, const std::vector<std::string>& also_keep) = 0;
 };
 

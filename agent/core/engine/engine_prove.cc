@@ -1,7 +1,10 @@
 // Proofs, and what no release needs any more.
 
 #include <algorithm>
+#include <set>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -9,6 +12,7 @@
 #include "agent/core/engine/manifest.h"
 #include "agent/core/engine/object_store.h"
 #include "agent/core/engine/release_files.h"
+#include "agent/core/engine/retention.h"
 #include "agent/core/engine/tree_files.h"
 #include "agent/core/engine/walk.h"
 #include "common/durable_file.h"
@@ -129,29 +133,16 @@ absl::StatusOr<PruneReport> EngineImpl::Prune(uint32_t keep_good, const std::vec
   }
   RB_ASSIGN_OR_RETURN(const Current current, files_.LoadCurrent());
   RB_ASSIGN_OR_RETURN(const Journal journal, ReadJournal());
+  std::set<std::string> referred(also_keep.begin(), also_keep.end());
+  referred.insert(current.release_name);
+  if (journal.present) {
+    referred.insert(journal.intent.replaced_release);
+    referred.insert(journal.intent.target_release);
+  }
   PruneReport report;
-  uint32_t good = 0;
-  bool proved = false;
-  for (const Release& release : releases) {  // newest first
-    bool keep = release.pinned || release.name == current.release_name ||
-                std::find(also_keep.begin(), also_keep.end(), release.name) != also_keep.end();
-    if (journal.present &&
-        (release.name == journal.intent.replaced_release || release.name == journal.intent.target_release)) {
-      keep = true;
-    }
-    if (release.durability == Durability::kProved && !proved) keep = true;
-    if (release.standing == Standing::kGood && good < keep_good) {
-      keep = true;
-      ++good;
-    }
-    // What was taken after the oldest good one that is kept is what people look for when something went wrong.
-    if (good < keep_good) keep = true;
-    if (keep) {
-      proved = proved || release.durability == Durability::kProved;
-      continue;
-    }
-    RB_RETURN_IF_ERROR(files_.Remove(release.name));
-    report.removed.push_back(release.name);
+  for (std::string& name : ReleasesToRemove(releases, keep_good, referred)) {
+    RB_RETURN_IF_ERROR(files_.Remove(name));
+    report.removed.push_back(std::move(name));
   }
   RB_FAILPOINT("engine.prune.before-collect");
   absl::StatusOr<uint64_t> freed = store_->CollectGarbage([this] { return LiveObjects(); });

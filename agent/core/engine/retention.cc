@@ -1,0 +1,29 @@
+#include "agent/core/engine/retention.h"
+
+namespace rb::agent {
+
+std::vector<std::string> ReleasesToRemove(const std::vector<Release>& newest_first, uint32_t keep_good,
+                                          const std::set<std::string>& referred) {
+  std::vector<std::string> removed;
+  uint32_t good = 0;
+  uint32_t others = 0;
+  bool proved = false;
+  for (const Release& release : newest_first) {
+    bool keep = release.pinned || referred.count(release.name) != 0;
+    if (release.durability == Durability::kProved && release.standing != Standing::kBad && !proved) {
+      proved = true;
+      keep = true;
+    }
+    if (good < keep_good) {
+      uint32_t& count = release.standing == Standing::kGood ? good : others;
+      if (count < keep_good) {
+        ++count;
+        keep = true;
+      }
+    }
+    if (!keep) removed.push_back(release.name);
+  }
+  return removed;
+}
+
+}  // namespace rb::agent
