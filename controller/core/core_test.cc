@@ -250,6 +250,36 @@ TEST(Plan, AProvedBackupThenGitThenABackupThatIsNotProved) {
   EXPECT_THAT(plan.notes, Contains(HasSubstr("has not been proved")));
 }
 
+// Soaks are meant for new code; all at once is an outage, whatever is gone back to.
+TEST(Plan, WhatWasGoodBeforeNeedsNoSoakAndStillGoesWaveByWave) {
+  Fleet fleet = TestFleet();
+  fleet.services["bot"].verify_soak = absl::Minutes(2);
+  fleet.services["bot"].wave = WaveSize{1, 0};
+  const struct {
+    OperationKind kind;
+    Candidate target;
+    bool emergency;
+    absl::Duration soak;
+  } cases[] = {
+      {OperationKind::kRollback, Backup("aaaa", Durability::kProved), false, absl::ZeroDuration()},
+      {OperationKind::kRollback, Backup("aaaa", Durability::kProved, Standing::kUnknown), false, absl::Minutes(2)},
+      {OperationKind::kRollback, Backup("aaaa", Durability::kProved, Standing::kUnknown), true, absl::ZeroDuration()},
+      {OperationKind::kDeploy, Git("aaaa"), false, absl::Minutes(2)},
+  };
+  for (const auto& one : cases) {
+    OperationSpec spec = Rollback();
+    spec.kind = one.kind;
+    spec.emergency = one.emergency;
+    spec.target.kind = TargetReference::Kind::kNamed;
+    spec.target.name = "aaaa";
+    const Plan plan = MakePlan(ResolveScope(spec, fleet), fleet,
+                               {{"prod-1", Answer({one.target})}, {"prod-2", Answer({one.target})}}, Passed("aaaa"));
+    ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
+    EXPECT_EQ(plan.verify_soak, one.soak) << (&one - cases);
+    EXPECT_EQ(plan.wave_count, 2u) << (&one - cases);
+  }
+}
+
 TEST(Plan, Refusals) {
   const Fleet fleet = TestFleet();
   const Candidate good = Backup("aaaa", Durability::kProved);
