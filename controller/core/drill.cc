@@ -18,6 +18,11 @@ constexpr absl::Duration kRefusedRetry = absl::Seconds(1);
 // Two looks that are closer to each other than this are one.
 constexpr absl::Duration kConfirmAfter = absl::Milliseconds(300);
 
+// The recovery was refused for want of room, before anything was changed.
+bool ChangedNothing(const Drill& drill) {
+  return drill.spec.fault == FaultKind::kDiskFull && drill.executed.has_value() && !drill.verifying.has_value();
+}
+
 bool ServiceIsMeantToRun(FaultKind kind) { return kind == FaultKind::kBadDatabase || kind == FaultKind::kDiskFull; }
 
 // Whether a failing probe has noticed the fault. While the service may still be starting, most probes fail also when
@@ -488,10 +493,14 @@ class Decider {
         missed.push_back(absl::StrCat("the recovery left ", host.fault.put_back, " broken on ", host.host));
       }
     }
+    const bool refused = ChangedNothing(drill);
     if (missed.empty()) {
-      End(DrillState::kPassed, "noticed, recovered and verified, each in time");
+      End(DrillState::kPassed, refused
+                                   ? "noticed in time; the recovery was refused for want of room, and changed nothing"
+                                   : "noticed, recovered and verified, each in time");
     } else {
-      End(DrillState::kMissedTarget, absl::StrCat("recovered, but ", absl::StrJoin(missed, "; ")));
+      End(DrillState::kMissedTarget,
+          absl::StrCat(refused ? "nothing was changed, but " : "recovered, but ", absl::StrJoin(missed, "; ")));
     }
   }
 
@@ -653,17 +662,16 @@ std::vector<DrillPhase> PhasesOf(const Drill& drill) {
     }
   }
   const bool strikes = StrikesDuringRecovery(drill.spec.fault);
-  // On a full disk that no probe looks at, the refusal of the recovery is what notices it.
-  const bool may_stay_unnoticed = drill.spec.fault == FaultKind::kDiskFull;
+  const bool refused = ChangedNothing(drill);
   if (!strikes) {
+    // On a full disk that no probe looks at, the refusal of the recovery is what notices it.
     const std::optional<absl::Duration> detected =
-        drill.detected.has_value() || !may_stay_unnoticed ? drill.detected : drill.executed;
+        drill.detected.has_value() || !refused ? drill.detected : drill.executed;
     add("detect", drill.injected, detected, policy.detect);
     add("decide", detected.has_value() && drill.decided.has_value() ? std::min(*detected, *drill.decided) : detected,
         drill.decided, policy.decide);
   }
   add("execute", drill.decided, executed, execute);
-  const bool refused = may_stay_unnoticed && drill.executed.has_value() && !drill.verifying.has_value();
   if (!refused) add("verify", drill.verifying, drill.verified, policy.verify);
   return phases;
 }

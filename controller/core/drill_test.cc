@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
+
 namespace rb::controller {
 namespace {
 
@@ -290,7 +292,20 @@ TEST_F(DrillTest, AFullDiskMayRefuseTheRecovery) {
   aborted.summary = "no space";
   Take(OperationEnded{aborted});
   EndFaults(1);
-  EXPECT_THAT(drill_.summary, HasSubstr("detect took")) << "by the refusal, late";
+  EXPECT_THAT(drill_.summary, HasSubstr("nothing was changed, but detect took")) << "by the refusal, late";
+}
+
+TEST_F(DrillTest, AFullDiskThatNobodyNoticesMissesItsTarget) {
+  Accept(FaultKind::kDiskFull);
+  Operation(DrillRole::kSafety, "op-1");
+  Inject();
+  now_ += absl::Minutes(2);
+  Take(DrillTimeUp{drill_.timer});
+  Operation(DrillRole::kRecovery, "op-2");
+  Operation(DrillRole::kVerification, "op-3");
+  EndFaults(1);
+  EXPECT_EQ(drill_.state, DrillState::kMissedTarget);
+  EXPECT_THAT(drill_.summary, HasSubstr("recovered, but detect: never")) << "a recovery that works has noticed nothing";
 }
 
 TEST_F(DrillTest, AFullDiskMayBeSaidBeforeTheRecoveryBegins) {
@@ -305,6 +320,7 @@ TEST_F(DrillTest, AFullDiskMayBeSaidBeforeTheRecoveryBegins) {
     EndFaults(1);
     EXPECT_EQ(drill_.state, by_host ? DrillState::kPassed : DrillState::kFailed) << drill_.summary;
     EXPECT_THAT(by_host ? ObservedOf(drill_) : drill_.summary, HasSubstr("not enough space"));
+    EXPECT_EQ(absl::StrContains(drill_.summary, "changed nothing"), by_host) << drill_.summary;
   }
 }
 

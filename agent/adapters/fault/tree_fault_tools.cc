@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "agent/adapters/supervisor/spawn.h"
+#include "agent/core/engine/engine.h"
 #include "agent/core/engine/tree_files.h"
 #include "common/clock.h"
 #include "common/durable_file.h"
@@ -26,6 +27,8 @@ namespace rb::agent {
 namespace {
 
 constexpr size_t kOverwritten = 100;  // an SQLite header
+// For what a recovery writes beside what it stages (manifests, journals) and what the service writes meanwhile.
+constexpr uint64_t kMeanwhileBytes = 8 << 20;
 
 struct TreeFile {
   UniqueFd fd;
@@ -192,6 +195,17 @@ absl::StatusOr<FaultPlan> TreeFaultTools::Plan(FaultKind kind, const std::string
   return plan;
 }
 
+uint64_t TreeFaultTools::ReserveBytes() const {
+  if (options_.reserve_bytes.has_value()) return *options_.reserve_bytes;
+  uint64_t bytes = kSpareBytes + kMeanwhileBytes;
+  // The safety release has all else already; a database that was written to since is copied once more.
+  for (const std::string& path : options_.tree.sqlite_paths) {
+    const absl::StatusOr<std::optional<TreeFile>> file = OpenInTree(options_.tree.tree, path, O_RDONLY);
+    if (file.ok() && file->has_value()) bytes += (*file)->size;
+  }
+  return bytes;
+}
+
 absl::Status TreeFaultTools::PlanDiskFull(const std::string& drill_id, FaultPlan* plan) const {
   std::string folder = options_.filler_folder;
   if (folder.empty()) folder = options_.tree.tree.substr(0, std::max<size_t>(options_.tree.tree.rfind('/'), 1));
@@ -205,10 +219,12 @@ absl::Status TreeFaultTools::PlanDiskFull(const std::string& drill_id, FaultPlan
         folder, " lies on another filesystem than the tree: name one in agent.yaml, drills: {disk_full: {folder: …}}"));
   }
   const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
-  if (free_bytes <= options_.reserve_bytes) {
-    return absl::FailedPreconditionError(absl::StrCat("only ", FormatBytes(free_bytes), " are free here as it is"));
+  const uint64_t reserve_bytes = ReserveBytes();
+  if (free_bytes <= reserve_bytes) {
+    return absl::FailedPreconditionError(absl::StrCat("only ", FormatBytes(free_bytes), " are free here as it is, and ",
+                                                      FormatBytes(reserve_bytes), " are to stay"));
   }
-  plan->filler_bytes = free_bytes - options_.reserve_bytes;
+  plan->filler_bytes = free_bytes - reserve_bytes;
   if (plan->filler_bytes > options_.most_bytes) {
     return absl::FailedPreconditionError(absl::StrCat(FormatBytes(plan->filler_bytes),
                                                       " would have to be filled, and drills.disk_full.at_most_mib "
@@ -216,8 +232,8 @@ absl::Status TreeFaultTools::PlanDiskFull(const std::string& drill_id, FaultPlan
                                                       FormatBytes(options_.most_bytes)));
   }
   plan->filler = absl::StrCat(folder, "/.rb-fault-", options_.tree.service, "-", drill_id);
-  plan->what = absl::StrCat("all but ", FormatBytes(options_.reserve_bytes), " of the disk filled, ",
-                            FormatBytes(plan->filler_bytes));
+  plan->what =
+      absl::StrCat("all but ", FormatBytes(reserve_bytes), " of the disk filled, ", FormatBytes(plan->filler_bytes));
   return absl::OkStatus();
 }
 

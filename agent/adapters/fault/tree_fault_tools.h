@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,8 @@ class TreeFaultTools final : public FaultTools {
     std::vector<std::string> command;
     // Not owned; may be null without a database.
     DatabaseCopier* copier = nullptr;
-    uint64_t reserve_bytes = 16 << 20;
+    // What stays free of a full disk. Absent: what a recovery of this very tree takes, so that one can succeed.
+    std::optional<uint64_t> reserve_bytes;
     uint64_t most_bytes = uint64_t{10} << 30;
     // On the tree's filesystem; empty: the folder that the tree lies in.
     std::string filler_folder;
@@ -54,6 +56,7 @@ class TreeFaultTools final : public FaultTools {
   // Looked for at each fault: when the agent starts, the tree may not be there yet.
   std::string CommandFile(const std::string& named, Component component) const;
   absl::Status PlanDiskFull(const std::string& drill_id, FaultPlan* plan) const;
+  uint64_t ReserveBytes() const;
 
   const Options options_;
 };

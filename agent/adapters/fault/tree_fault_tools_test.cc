@@ -142,8 +142,16 @@ TEST_F(TreeFaultToolsTest, SqliteReallyNoticesTheDatabaseFault) {
 }
 
 TEST_F(TreeFaultToolsTest, FillsTheDiskUpToItsReserve) {
-  if (mount("none", folder_.c_str(), "tmpfs", 0, "size=8m") != 0) GTEST_SKIP() << "only root can mount";
+  if (mount("none", folder_.c_str(), "tmpfs", 0, "size=32m") != 0) GTEST_SKIP() << "only root can mount";
   mkdir(tree_.c_str(), 0755);
+  // By default what a recovery wants: the engine's spare, room to write in, and to copy the database.
+  options_.tree.sqlite_paths = {"bot.db", "not-there.db"};
+  Write("bot.db", std::string(3 << 20, 'd'));
+  const auto by_default = TreeFaultTools(options_).Plan(FaultKind::kDiskFull, "drill-1");
+  EXPECT_TRUE(by_default.ok()) << by_default.status();
+  if (by_default.ok()) {
+    EXPECT_NEAR(static_cast<double>(by_default->filler_bytes), (32 - 3 - (16 + 8 + 3)) << 20, 64 << 10);
+  }
   options_.reserve_bytes = 1 << 20;
   TreeFaultTools tools(options_);
   const auto plan = tools.Plan(FaultKind::kDiskFull, "drill-1");

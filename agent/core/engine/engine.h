@@ -165,6 +165,9 @@ struct PruneReport {
   uint64_t bytes_freed = 0;
 };
 
+// Left free on the tree's filesystem beyond what is staged: nothing is prepared without.
+inline constexpr uint64_t kSpareBytes = 16 << 20;
+
 // Thread-safe: calls on one Engine run one after another, except Releases, GetCurrent and GetOpenTransaction, which do
 // not wait for a running call. Engines of several services share a store and may run at the same time; several
 // processes (the daemon and `rb-agent local`) exclude each other with a lock file: UNAVAILABLE, naming it.

@@ -24,12 +24,6 @@
 #include "common/text.h"
 
 namespace rb::agent {
-namespace {
-
-// Left free on the tree's filesystem beyond what is staged.
-constexpr uint64_t kSpareBytes = 16 << 20;
-
-}  // namespace
 
 std::vector<std::string> EngineImpl::Problems(const std::optional<Delta>& delta) {
   MutexLock lock(mutex_);
