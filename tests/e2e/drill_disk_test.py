@@ -115,26 +115,16 @@ class DiskFull(DrillTest):
 
     def test_the_agent_ends_it_alone_when_its_time_is_up(self):
         fleet = self.fleet
-        config = fleet.path("hosts", HOST, "agent.yaml")
-        with open(config, encoding="utf-8") as file:
-            text = file.read()
-        fleet.kill(HOST)
-        fleet.write_agent(HOST, text.replace("longest: 60s", "longest: 3s"))
-        fleet.start_agent(HOST)
-        fleet.wait_connected()
-        self.is_whole()
-        drill = self.begin(*BY_NAME, "--by-hand")
-        wait_for(lambda: self.broken(HOST), "the fault to be in")
-        fleet.kill("controller")
-        wait_for(lambda: not self.broken(HOST), "the agent to end it alone", 15)
-        fleet.start_controller()
-        fleet.wait_connected()
-        fleet.rbctl("drill", "stop", drill, code=None)
-        self.assertTrue(self.wait_for_state(drill, *ENDED)["hosts"][0]["ended_alone"])
-        fleet.kill(HOST)
-        fleet.write_agent(HOST, text)
-        fleet.start_agent(HOST)
-        fleet.wait_connected()
+        with fleet.change_agent(HOST, "longest: 60s", "longest: 3s"):
+            self.is_whole()
+            drill = self.begin(*BY_NAME, "--by-hand")
+            wait_for(lambda: self.broken(HOST), "the fault to be in")
+            fleet.kill("controller")
+            wait_for(lambda: not self.broken(HOST), "the agent to end it alone", 15)
+            fleet.start_controller()
+            fleet.wait_connected()
+            fleet.rbctl("drill", "stop", drill, code=None)
+            self.assertTrue(self.wait_for_state(drill, *ENDED)["hosts"][0]["ended_alone"])
 
     def test_what_is_not_allowed_is_refused(self):
         """By the fleet file, or by the host's own: both have to name it."""

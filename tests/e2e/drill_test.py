@@ -189,31 +189,21 @@ class Drills(DrillTest):
     def test_the_agent_ends_the_fault_alone_when_nobody_comes_back(self):
         fleet = self.fleet
         host = "prod-1"
-        config = fleet.path("hosts", host, "agent.yaml")
-        with open(config, encoding="utf-8") as f:
-            text = f.read()
-        fleet.kill(host)
-        fleet.write_agent(host, text.replace("longest: 60s", "longest: 5s"))
-        fleet.start_agent(host)
-        fleet.wait_connected()
-        self.is_whole()
-        drill = self.begin("bad-code", "prod", "--by-hand", "--reason", "alone")
-        fleet.rbctl("drill", "approve", drill, identity=self.ben)
-        wait_for(lambda: self.broken(host), "the fault to be in")
-        fleet.kill("controller")
-        fleet.kill(host)
-        self.assertTrue(self.broken(host))
-        fleet.start_agent(host)
-        wait_for(lambda: not self.broken(host) and fleet.is_healthy(host, "v1.0.0"), "the agent to end it alone", 30)
-        fleet.start_controller()
-        fleet.wait_connected()
-        fleet.rbctl("drill", "stop", drill, code=None)
-        shown = self.wait_for_state(drill, "stopped", "failed")
-        self.assertTrue(shown["hosts"][0]["ended_alone"], shown)
-        fleet.kill(host)
-        fleet.write_agent(host, text)
-        fleet.start_agent(host)
-        fleet.wait_connected()
+        with fleet.change_agent(host, "longest: 60s", "longest: 5s"):
+            self.is_whole()
+            drill = self.begin("bad-code", "prod", "--by-hand", "--reason", "alone")
+            fleet.rbctl("drill", "approve", drill, identity=self.ben)
+            wait_for(lambda: self.broken(host), "the fault to be in")
+            fleet.kill("controller")
+            fleet.kill(host)
+            self.assertTrue(self.broken(host))
+            fleet.start_agent(host)
+            wait_for(lambda: not self.broken(host) and fleet.is_healthy(host, "v1.0.0"), "the agent to end it alone", 30)
+            fleet.start_controller()
+            fleet.wait_connected()
+            fleet.rbctl("drill", "stop", drill, code=None)
+            shown = self.wait_for_state(drill, "stopped", "failed")
+            self.assertTrue(shown["hosts"][0]["ended_alone"], shown)
 
 
 if __name__ == "__main__":

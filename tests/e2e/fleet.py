@@ -7,6 +7,7 @@ Nothing depends on fixed ports, on another fleet, or on how long things take: co
 On leaving, exactly the processes that were started here are ended, and the folder is removed.
 """
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -202,6 +203,26 @@ class Fleet:
       - version: {{url: "http://127.0.0.1:{port}/api/health", json: version}}
       - sqlite: {{path: data/bot.db}}
 {self.service_lines.replace("@HOST@", host)}""")
+
+    @contextlib.contextmanager
+    def change_agent(self, host, old, new):
+        """The host's agent with `new` for `old` in its file; on leaving, also by an exception, with the file as it was."""
+        path = self.path("hosts", host, "agent.yaml")
+        with open(path, encoding="utf-8") as f:
+            text = f.read()
+        assert old in text, f"{path} does not say {old}"
+        try:
+            self._restart_agent(host, text.replace(old, new))
+            self.wait_connected()
+            yield
+        finally:
+            self._restart_agent(host, text)
+        self.wait_connected()
+
+    def _restart_agent(self, host, config):
+        self.kill(host)
+        self.write_agent(host, config)
+        self.start_agent(host)
 
     def join(self, host):
         token = self.token(host)
