@@ -53,9 +53,10 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
       End(grpc::Status::OK);
       return;
     }
-    v1::ConnectRequest message = std::move(incoming_);
+    // Shared, since what is posted has to be copyable, and what is in it is handed on.
+    auto message = std::make_shared<v1::ConnectRequest>(std::move(incoming_));
     incoming_ = v1::ConnectRequest();
-    if (!service_->loop_.Post([session = self_, message = std::move(message)] { session->Take(message); })) {
+    if (!service_->loop_.Post([session = self_, message = std::move(message)] { session->Take(*message); })) {
       // The loop is full: the agent connects again, and repeats what was not acknowledged.
       End(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the controller is busy"));
       return;
@@ -80,7 +81,7 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
 
  private:
   // On the loop.
-  void Take(const v1::ConnectRequest& message) {
+  void Take(v1::ConnectRequest& message) {
     Driver* driver = service_->driver_;
     if (message.has_hello()) {
       if (message.hello().protocol_version() != 1) {
@@ -110,7 +111,7 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
     if (current == service_->sessions_.end() || current->second.get() != this) return;
     if (message.has_service_report()) driver->OnReport(peer_.name, message.service_report());
     if (message.has_task_progress()) driver->OnProgress(peer_.name, message.task_progress());
-    if (message.has_task_result()) driver->OnResult(peer_.name, message.task_result());
+    if (message.has_task_result()) driver->OnResult(peer_.name, std::move(*message.mutable_task_result()));
     if (message.has_host_record()) driver->OnHostRecord(peer_.name, message.host_record());
   }
 

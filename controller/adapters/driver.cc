@@ -747,8 +747,8 @@ void Driver::OnProgress(const std::string& agent, const v1::TaskProgress& progre
   watchers_.Touch(progress.operation_id(), agent);
 }
 
-void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
-  const std::string& id = result.operation_id();
+void Driver::OnResult(const std::string& agent, v1::TaskResult result) {
+  const std::string id = result.operation_id();
   if (doctor_.OnResult(agent, result) || planning_.OnResult(agent, result)) return;
   agents_.OnFaultResult(agent, result);
   for (DriverObserver* observer : observers_) {
@@ -756,7 +756,8 @@ void Driver::OnResult(const std::string& agent, const v1::TaskResult& result) {
   }
   const auto found = running_.find(id);
   if (found != running_.end()) {
-    TakeSoon(*found->second, StepEnded{agent, FromWire(result)}, [this, agent, result](const absl::Status& taken) {
+    StepEnded ended{agent, FromWire(result)};
+    TakeSoon(*found->second, std::move(ended), [this, agent, result = std::move(result)](const absl::Status& taken) {
       if (taken.ok()) {
         Acknowledge(agent, result.step_id());
         return;

@@ -88,7 +88,7 @@ class Driver {
   void OnAgentLost(const std::string& agent);
   void OnReport(const std::string& agent, const v1::ServiceReport& report);
   void OnProgress(const std::string& agent, const v1::TaskProgress& progress);
-  void OnResult(const std::string& agent, const v1::TaskResult& result);
+  void OnResult(const std::string& agent, v1::TaskResult result);
   // What was done on a host without us goes into the history, once.
   void OnHostRecord(const std::string& agent, const v1::HostRecord& record);
 

@@ -88,7 +88,7 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::WatchOperationResp
     const bool posted = loop_.Post([this, self, request] {
       const absl::StatusOr<uint64_t> number = driver_.Watch(
           request.operation_id(), request.after_sequence(),
-          [this, self](const v1::WatchOperationResponse& update, bool is_last) { return Push(update, is_last); });
+          [this, self](v1::WatchOperationResponse&& update, bool is_last) { return Push(std::move(update), is_last); });
       if (!number.ok()) {
         End(ToGrpc(number.status()));
       } else {
@@ -129,12 +129,12 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::WatchOperationResp
   }
 
  private:
-  Watchers::Taken Push(const v1::WatchOperationResponse& update, bool is_last) {
+  Watchers::Taken Push(v1::WatchOperationResponse&& update, bool is_last) {
     MutexLock lock(mutex_);
     if (finished_) return Watchers::Taken::kGone;
     // What happens until it has been sent is told in one.
     if (queue_.size() >= kMostUpdatesQueued) return Watchers::Taken::kBusy;
-    queue_.push_back(update);
+    queue_.push_back(std::move(update));
     last_queued_ = last_queued_ || is_last;
     if (queue_.size() == 1) StartWrite(&queue_.front());
     return Watchers::Taken::kYes;

@@ -111,7 +111,7 @@ bool Watchers::Serve(Entry* entry, const View& view) {
       }
       *update.mutable_operation() = view.show(&changed);
     }
-    switch (entry->watcher(update, is_last)) {
+    switch (entry->watcher(std::move(update), is_last)) {
       case Taken::kGone:
         return false;
       case Taken::kBusy:

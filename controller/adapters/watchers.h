@@ -27,7 +27,8 @@ class Watchers {
     kBusy,
     kGone,
   };
-  using Watcher = std::function<Taken(const v1::WatchOperationResponse& update, bool is_last)>;
+  // The update is moved from when it is taken.
+  using Watcher = std::function<Taken(v1::WatchOperationResponse&& update, bool is_last)>;
 
   // How an operation stands, for as long as `keep` is held.
   struct View {
