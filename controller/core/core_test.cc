@@ -800,6 +800,32 @@ TEST(Operation, APauseHoldsTheNextWaveBackAndNothingElse) {
   }
 }
 
+TEST(Operation, AHostThatIsThereAlreadyIsNotTouched) {
+  for (const bool fails : {false, true}) {
+    Walk walk;
+    Plan plan = TwoWavePlan(3, OnFailure::kRevertAll, 3);
+    plan.hosts[1].already_there = true;
+    plan.hosts[1].wave = 0;
+    walk.Begin(plan);
+    for (int turn = 0; turn < 10 && !IsFinal(walk.operation.state); ++turn) {
+      for (const Effect& effect : OutstandingEffects(walk.operation, "")) {
+        const auto* step = std::get_if<StartStep>(&effect);
+        ASSERT_TRUE(step == nullptr || step->host != "h1");
+      }
+      if (fails && walk.operation.state == OperationState::kCommitting) {
+        StepResult sick;
+        sick.step_id = walk.operation.hosts[0].step_id;
+        sick.code = StatusCode::kFailed;
+        walk.Take(StepEnded{"h0", sick});
+      }
+      walk.EndSteps();
+    }
+    EXPECT_EQ(walk.operation.state, fails ? OperationState::kReverted : OperationState::kSucceeded);
+    EXPECT_EQ(walk.operation.hosts[1].state, HostState::kUntouched);
+    EXPECT_EQ(walk.operation.hosts[1].attempt, 0u);
+  }
+}
+
 TEST(Operation, AnApprovalIsAnotherOperators) {
   Plan plan = TwoWavePlan(2, OnFailure::kRevertAll, 2);
   plan.approval_before_wave = 1;

@@ -15,7 +15,9 @@ std::vector<std::string> ReleasesToRemove(const std::vector<Release>& newest_fir
       keep = true;
     }
     if (good < keep_good) {
-      uint32_t& count = release.standing == Standing::kGood ? good : others;
+      // One that is damaged cannot be gone back to, however good it was.
+      const bool is_good = release.standing == Standing::kGood && release.durability != Durability::kCaptured;
+      uint32_t& count = is_good ? good : others;
       if (count < keep_good) {
         ++count;
         keep = true;

@@ -14,8 +14,8 @@ namespace {
 
 using ::testing::ElementsAreArray;
 
-// One letter a release, newest first: g good, b bad, u not known; capital: proved; with ' after it: pinned; with *
-// after it: referred to. Its name is its place.
+// One letter a release, newest first: g good, d good and damaged, b bad, u not known; capital: proved; with ' after it:
+// pinned; with * after it: referred to. Its name is its place.
 struct Releases {
   std::vector<Release> newest_first;
   std::set<std::string> referred;
@@ -32,8 +32,12 @@ Releases Read(const std::string& text) {
       Release release;
       release.name = std::to_string(all.newest_first.size());
       const char standing = static_cast<char>(std::tolower(c));
-      release.standing = standing == 'g' ? Standing::kGood : standing == 'b' ? Standing::kBad : Standing::kUnknown;
-      release.durability = c == standing ? Durability::kVerified : Durability::kProved;
+      release.standing = standing == 'g' || standing == 'd' ? Standing::kGood
+                         : standing == 'b'                  ? Standing::kBad
+                                                            : Standing::kUnknown;
+      release.durability = standing == 'd' ? Durability::kCaptured
+                           : c == standing ? Durability::kVerified
+                                           : Durability::kProved;
       all.newest_first.push_back(release);
     }
   }
@@ -57,6 +61,8 @@ TEST(Retention, Table) {
       {"ggbug", 2, {"2", "3", "4"}, "older than the oldest good one that is kept"},
       {"uuuuu", 2, {"2", "3", "4"}, "none is good yet"},
       {"bbbgbbb", 2, {"2", "4", "5", "6"}, "fewer good ones than are kept: still bounded"},
+      {"gdgg", 2, {"3"}, "a damaged one does not push a good one out"},
+      {"dddgg", 2, {"2"}, "nor do many, and they are bounded as bad ones are"},
       {"ggGg", 2, {"3"}, "the only proved one"},
       {"ggGG", 2, {"3"}, "the newest of the proved ones"},
       {"GggG", 2, {"2", "3"}, "a newer one is proved and kept"},
@@ -76,7 +82,7 @@ TEST(Retention, Table) {
 
 // What retention promises, for every row of up to six releases.
 TEST(Retention, KeepsEnoughAndNotTooMuchWhateverThereIs) {
-  const std::string kinds = "gbuGBU";
+  const std::string kinds = "gbudGBU";
   for (size_t length = 1, count = kinds.size(); length <= 6; ++length, count *= kinds.size()) {
     for (size_t number = 0; number < count; ++number) {
       std::string text;
@@ -91,7 +97,7 @@ TEST(Retention, KeepsEnoughAndNotTooMuchWhateverThereIs) {
         bool proved = false;
         bool proved_kept = false;
         for (const Release& release : all.newest_first) {
-          const bool is_good = release.standing == Standing::kGood;
+          const bool is_good = release.standing == Standing::kGood && release.durability != Durability::kCaptured;
           good_before += is_good ? 1 : 0;
           proved = proved || (release.durability == Durability::kProved && release.standing != Standing::kBad);
           if (gone.count(release.name) != 0) continue;

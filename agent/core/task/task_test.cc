@@ -299,6 +299,27 @@ TEST(Candidates, WhatAReferenceMeans) {
   EXPECT_EQ(first(Kind::kLastGood, ""), "bot/c") << "changed by hand: its own release is the last good one";
 }
 
+TEST(Candidates, WhatIsBadDamagedOrEmptyIsTakenByForceAlone) {
+  Release bad = MakeRelease("a", "aaaa0000", 1, Standing::kBad);
+  Release damaged = MakeRelease("a", "aaaa0000", 1, Standing::kGood);
+  damaged.durability = Durability::kCaptured;
+  Release empty = MakeRelease("a", "aaaa0000", 1, Standing::kGood);
+  empty.entry_count = 1;
+  for (const auto& [release, why] :
+       {std::make_pair(bad, "is bad"), std::make_pair(damaged, "is damaged"), std::make_pair(empty, "is empty")}) {
+    TargetReference target;
+    target.kind = TargetReference::Kind::kNamed;
+    target.name = "aaaa0000";
+    std::vector<Candidate> chosen = ChooseReleases(target, {release}, Current(), Components());
+    ASSERT_EQ(chosen.size(), 1u) << why;
+    EXPECT_EQ(chosen[0].refused_because.rfind(why, 0), 0u) << chosen[0].refused_because;
+    target.force = true;
+    chosen = ChooseReleases(target, {release}, Current(), Components());
+    ASSERT_EQ(chosen.size(), 1u) << why;
+    EXPECT_EQ(chosen[0].refused_because, "");
+  }
+}
+
 TEST(Candidates, ACommitIsBadOnlyWhenNoReleaseOfItIsGood) {
   std::vector<Release> releases = {MakeRelease("b", "cccc0000", 2, Standing::kBad)};
   EXPECT_EQ(WhyCommitIsBad(releases, "cccc0000").substr(0, 6), "is bad");
