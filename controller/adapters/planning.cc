@@ -50,10 +50,7 @@ absl::StatusOr<PlanningHistory> Planning::HistoryFor(const Scope& scope) {
       continue;
     }
     RB_ASSIGN_OR_RETURN(const OperationSpec spec, FromWire(operation.spec()));
-    if (!ChangesHosts(spec.kind)) continue;
-    for (const std::string& environment : EnvironmentsOf(spec)) {
-      history.passed[environment].push_back({operation.hosts(0).to_commit(), FromProto(operation.ended_at())});
-    }
+    LearnPassed(spec, operation.hosts(0).to_commit(), FromProto(operation.ended_at()), &history);
   }
   if (ChangesHosts(scope.spec.kind)) {
     RB_ASSIGN_OR_RETURN(const std::vector<StoredTime> times, store_.Times(scope.spec.service));

@@ -378,6 +378,40 @@ TEST_F(GatesTest, PassedInCountsForASetTime) {
   EXPECT_FALSE(Make().refusal.refused());
 }
 
+TEST_F(GatesTest, WhatHasPassedIsCodeThatWasChangedThereWithAllProbes) {
+  const struct {
+    const char* what;
+    std::function<void(OperationSpec*)> change;
+    bool passes;
+  } cases[] = {
+      {"a rollback", [](auto*) {}, true},
+      {"a deploy", [](auto* spec) { spec->kind = OperationKind::kDeploy; }, true},
+      {"a drill's recovery", [](auto* spec) { spec->drill_id = "drill-1"; }, true},
+      {"through both",
+       [](auto* spec) {
+         spec->through = {"test", "prod"};
+       },
+       true},
+      {"code and data",
+       [](auto* spec) {
+         spec->components = {Component::kCode, Component::kData};
+       },
+       true},
+      {"data alone", [](auto* spec) { spec->components = {Component::kData}; }, false},
+      {"an emergency", [](auto* spec) { spec->emergency = true; }, false},
+      {"a verification", [](auto* spec) { spec->kind = OperationKind::kVerification; }, false},
+      {"a backup", [](auto* spec) { spec->kind = OperationKind::kBackup; }, false},
+      {"elsewhere", [](auto* spec) { spec->environment = "prod"; }, false},
+  };
+  for (const auto& one : cases) {
+    history_.passed.clear();
+    OperationSpec before = Rollback("test");
+    one.change(&before);
+    LearnPassed(before, "aaaa", history_.now - absl::Hours(1), &history_);
+    EXPECT_EQ(Make().refusal.code == Refusal::Code::kGate, !one.passes) << one.what;
+  }
+}
+
 TEST_F(GatesTest, AWindowIsOpenOrSaysWhenItOpens) {
   history_.passed["test"] = {{"aaaa", history_.now}};
   Window window;

@@ -70,6 +70,8 @@ struct OperationSpec {
 std::vector<std::string> EnvironmentsOf(const OperationSpec& spec);
 // We change hosts: not with a backup or a verification, nor was it we where a host reports what was done there.
 bool ChangesHosts(OperationKind kind);
+// Not where config or data alone were chosen.
+bool BringsCode(const OperationSpec& spec);
 
 struct Release {
   std::string name;
@@ -255,6 +257,10 @@ struct PlanningHistory {
   // Method B: why the service's CI cannot be asked now; empty when it can.
   std::string ci_unavailable_because;
 };
+
+// Of an operation that has succeeded, for the gate `passed_in`: its environments have passed with that commit, unless
+// its code was left as it was, or probes were left out (an emergency).
+void LearnPassed(const OperationSpec& spec, const std::string& commit, absl::Time ended_at, PlanningHistory* history);
 
 // Of a plan with so many hosts the details (paths, diffs, rows) of the first ones are kept, the numbers of all.
 inline constexpr size_t kMostDetailedHosts = 50;

@@ -15,11 +15,6 @@ namespace {
 constexpr size_t kLongestReason = 500;
 constexpr size_t kLeastDigits = 4;
 
-bool BringsCode(const OperationSpec& spec) {
-  return spec.components.empty() ||
-         std::find(spec.components.begin(), spec.components.end(), Component::kCode) != spec.components.end();
-}
-
 void Add(const Operation& operation, const std::string& commit, const std::string& version, const std::string& reason,
          std::vector<QuarantineChange>* changes) {
   const auto has = [&](const QuarantineChange& change) { return change.commit == commit; };

@@ -87,6 +87,17 @@ bool ChangesHosts(OperationKind kind) {
          kind != OperationKind::kExternal && kind != OperationKind::kPrune;
 }
 
+bool BringsCode(const OperationSpec& spec) {
+  return spec.components.empty() ||
+         std::find(spec.components.begin(), spec.components.end(), Component::kCode) != spec.components.end();
+}
+
+void LearnPassed(const OperationSpec& spec, const std::string& commit, absl::Time ended_at, PlanningHistory* history) {
+  if (!ChangesHosts(spec.kind) || !BringsCode(spec) || spec.emergency) return;
+  for (const std::string& environment : EnvironmentsOf(spec))
+    history->passed[environment].push_back({commit, ended_at});
+}
+
 Scope ResolveScope(const OperationSpec& spec, const Fleet& fleet) {
   Scope scope;
   scope.spec = spec;
