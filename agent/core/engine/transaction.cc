@@ -5,10 +5,13 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "agent/core/engine/codec.h"
 #include "agent/core/engine/tree_files.h"
 #include "agent/core/ports/database_hooks.h"
@@ -80,9 +83,11 @@ absl::Status MoveOut(const PlannedRename& rename, const TransactionFolders& fold
 absl::Status CarryForward(const PlannedRename& rename, TransactionFolders& folders) {
   RB_ASSIGN_OR_RETURN(const Spot spot, SpotOf(rename, folders));
   const uint64_t here = InodeAt(spot.parent, spot.name);
-  const uint64_t staged = InodeAt(folders.staging(), rename.staged_name);
-  if (here == rename.new_inode && staged == rename.old_inode) return absl::OkStatus();
-  if (here != rename.old_inode || staged != rename.new_inode) return Confused(rename);
+  if (here != rename.old_inode) {
+    // A rename is atomic, so that one side tells. The other is looked at where this one is not as expected.
+    const bool is_done = here == rename.new_inode && InodeAt(folders.staging(), rename.staged_name) == rename.old_inode;
+    return is_done ? absl::OkStatus() : Confused(rename);
+  }
   if (rename.kind == Change::Kind::kRemove) return MoveOut(rename, folders, spot);
   return MoveIn(rename, folders, spot, rename.kind == Change::Kind::kExchange);
 }
@@ -138,14 +143,57 @@ bool MovesFolders(const Intent& intent) {
 // From this many folders on, one syncfs costs less than a flush of each; the service is stopped meanwhile.
 constexpr size_t kManyFolders = 32;
 
-absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders, bool forward) {
-  if (RB_PLANTED_BUG("no-fsync-of-folders")) return absl::OkStatus();
+// Opening the folders takes longer than the look: two threads share it from here on, while the service is stopped.
+constexpr size_t kRenamesForTwoThreads = 128;
+
+// Of so many folders, when the first flush begins beside the renames: it is worth its thread then.
+constexpr size_t kRenamesBeforeFlush = 64;
+
+// The folders that a swap changes; of many, only so many that it is seen.
+std::set<std::string> TouchedFolders(const Intent& intent, bool forward) {
   std::set<std::string> touched;
   for (const PlannedRename& rename : intent.renames) {
     if (rename.kind != Change::Kind::kAttributes) touched.emplace(ParentPath(rename.path));
     if ((forward ? rename.new_attributes : rename.old_attributes).has_value()) touched.insert(rename.path);
-    if (touched.size() > kManyFolders) return SyncFilesystem(folders.tree(), "the tree");
+    if (touched.size() > kManyFolders) break;
   }
+  return touched;
+}
+
+// Flushes a filesystem again and again while it is changed, so that the flush after the last change has less to wait
+// for. Not thread-safe.
+class FlushMeanwhile {
+ public:
+  FlushMeanwhile() = default;
+  FlushMeanwhile(const FlushMeanwhile&) = delete;
+  FlushMeanwhile& operator=(const FlushMeanwhile&) = delete;
+  ~FlushMeanwhile() { Finish().IgnoreError(); }
+
+  // `fd` stays open until Finish.
+  void Begin(int fd) {
+    thread_ = std::thread([this, fd] {
+      do {
+        status_ = SyncFilesystem(fd, "the tree");
+      } while (status_.ok() && !is_over_);
+    });
+  }
+  // The kernel tells of a failed write once: an error here is one that no later flush repeats.
+  absl::Status Finish() {
+    is_over_ = true;
+    if (thread_.joinable()) thread_.join();
+    return status_;
+  }
+
+ private:
+  std::atomic<bool> is_over_{false};
+  absl::Status status_;
+  std::thread thread_;
+};
+
+absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders, bool forward) {
+  if (RB_PLANTED_BUG("no-fsync-of-folders")) return absl::OkStatus();
+  const std::set<std::string> touched = TouchedFolders(intent, forward);
+  if (touched.size() > kManyFolders) return SyncFilesystem(folders.tree(), "the tree");
   for (const std::string& path : touched) {
     const absl::StatusOr<int> folder = folders.OpenBeneath(path);
     if (absl::IsNotFound(folder.status())) continue;  // moved away whole; its parent is flushed
@@ -155,10 +203,33 @@ absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders, bool
   return SyncFd(folders.staging(), "staging folder");
 }
 
+absl::Status CheckUnchanged(absl::Span<const PlannedRename> renames, TransactionFolders& folders) {
+  for (const PlannedRename& rename : renames) {
+    if (rename.kind == Change::Kind::kAttributes) continue;
+    const absl::StatusOr<Spot> spot = SpotOf(rename, folders);
+    if (!spot.ok() && !absl::IsNotFound(spot.status())) return spot.status();
+    struct stat now {};
+    const bool exists = spot.ok() && fstatat(spot->parent, spot->name.c_str(), &now, AT_SYMLINK_NOFOLLOW) == 0;
+    const bool as_it_was = rename.kind == Change::Kind::kAdd
+                               ? !exists
+                               : exists && now.st_ino == rename.old_inode &&
+                                     now.st_ctim.tv_sec * 1000000000 + now.st_ctim.tv_nsec == rename.old_ctime_ns;
+    if (!as_it_was) {
+      return absl::AbortedError(absl::StrCat(Printable(rename.path),
+                                             " was changed by someone else since the operation "
+                                             "was prepared. Nothing was swapped; prepare it again"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-TransactionFolders::TransactionFolders(int tree, int staging)
-    : tree_(tree), staging_(staging), most_open_(MostFoldersOpen()) {}
+TransactionFolders::TransactionFolders(int tree, int staging) : TransactionFolders(tree, staging, MostFoldersOpen()) {}
+
+void TransactionFolders::Adopt(TransactionFolders&& other) {
+  if (open_.size() + other.open_.size() <= most_open_) open_.merge(other.open_);
+}
 
 absl::StatusOr<int> TransactionFolders::OpenBeneath(absl::string_view path) {
   if (path.empty()) return tree_;
@@ -303,37 +374,35 @@ absl::StatusOr<bool> NoteChangedData(absl::FunctionRef<bool(absl::string_view pa
 }
 
 absl::Status CheckUnchanged(const Intent& intent, TransactionFolders& folders) {
-  for (const PlannedRename& rename : intent.renames) {
-    if (rename.kind == Change::Kind::kAttributes) continue;
-    const absl::StatusOr<Spot> spot = SpotOf(rename, folders);
-    if (!spot.ok() && !absl::IsNotFound(spot.status())) return spot.status();
-    struct stat now {};
-    const bool exists = spot.ok() && fstatat(spot->parent, spot->name.c_str(), &now, AT_SYMLINK_NOFOLLOW) == 0;
-    const bool as_it_was = rename.kind == Change::Kind::kAdd
-                               ? !exists
-                               : exists && now.st_ino == rename.old_inode &&
-                                     now.st_ctim.tv_sec * 1000000000 + now.st_ctim.tv_nsec == rename.old_ctime_ns;
-    if (!as_it_was) {
-      return absl::AbortedError(absl::StrCat(Printable(rename.path),
-                                             " was changed by someone else since the operation "
-                                             "was prepared. Nothing was swapped; prepare it again"));
-    }
-  }
+  const absl::Span<const PlannedRename> renames = intent.renames;
+  if (renames.size() < kRenamesForTwoThreads) return CheckUnchanged(renames, folders);
+  TransactionFolders others = folders.ForSecondThread();
+  absl::Status beside;
+  std::thread second([&] { beside = CheckUnchanged(renames.subspan(renames.size() / 2), others); });
+  const absl::Status status = CheckUnchanged(renames.first(renames.size() / 2), folders);
+  second.join();
+  RB_RETURN_IF_ERROR(status);
+  RB_RETURN_IF_ERROR(beside);
+  folders.Adopt(std::move(others));
   return absl::OkStatus();
 }
 
 absl::Status ApplyForward(const Intent& intent, TransactionFolders& folders) {
+  const bool is_large = TouchedFolders(intent, true).size() > kManyFolders && !RB_PLANTED_BUG("no-fsync-of-folders");
+  FlushMeanwhile flush;
   size_t done = 0;
   for (const PlannedRename& rename : intent.renames) {
     if (rename.kind == Change::Kind::kAttributes) continue;
     RB_RETURN_IF_ERROR(CarryForward(rename, folders));
     if (++done == 1) RB_FAILPOINT("engine.commit.after-first-rename");
+    if (done == kRenamesBeforeFlush && is_large) flush.Begin(folders.tree());
   }
   if (MovesFolders(intent)) folders.Forget();
   RB_FAILPOINT("engine.commit.before-attributes");
   for (const PlannedRename& rename : intent.renames) {
     RB_RETURN_IF_ERROR(CarryAttributes(rename, folders, true));
   }
+  RB_RETURN_IF_ERROR(flush.Finish());
   return SyncTouched(intent, folders, true);
 }
 
