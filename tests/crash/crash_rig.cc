@@ -1,6 +1,7 @@
 #include "tests/crash/crash_rig.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -59,6 +60,14 @@ absl::Status Mount(const std::string& device, const std::string& where, const st
   return absl::OkStatus();
 }
 
+// Whoever copies this process's mounts, as a booting container does, would keep the filesystem in use with what it has
+// in memory of one state, while the disk beneath it shows another. So nobody else gets to see them.
+absl::Status KeepMountsToOurselves() {
+  if (unshare(CLONE_NEWNS) != 0) return ErrnoStatus(errno, "unshare mounts");
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return ErrnoStatus(errno, "make mounts private");
+  return absl::OkStatus();
+}
+
 absl::Status Unmount(const std::string& where) {
   if (umount(where.c_str()) != 0) {
     // Whatever it is, it is no reason to leave the test out.
@@ -86,6 +95,7 @@ struct Workshop {
 absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOptions& options) {
   if (geteuid() != 0) return absl::UnavailableError("crash states need root: they mount filesystems");
   if (access("/dev/fuse", R_OK | W_OK) != 0) return absl::UnavailableError("crash states need /dev/fuse");
+  RB_RETURN_IF_ERROR(KeepMountsToOurselves());
   std::string pattern = "/var/tmp/rb-crash-XXXXXX";
   if (mkdtemp(pattern.data()) == nullptr) return ErrnoStatus(errno, "make a folder in /var/tmp");
   Workshop workshop{pattern};
