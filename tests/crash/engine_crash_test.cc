@@ -52,7 +52,7 @@ TEST_P(EngineCrashStates, TheTreeIsWholeAndNothingAcknowledgedIsLost) {
 }
 
 // On several threads, and with flushes of the whole filesystem.
-TEST_P(EngineCrashStates, SoItIsWithManyFiles) { VisitStates(GetParam(), RollbackScenario(140), 8); }
+TEST_P(EngineCrashStates, SoItIsWithManyFiles) { VisitStates(GetParam(), RollbackScenario(100), 8); }
 
 INSTANTIATE_TEST_SUITE_P(Filesystems, EngineCrashStates, ::testing::Values("ext4", "xfs", "btrfs"),
                          [](const auto& parameter) { return std::string(parameter.param); });

@@ -16,7 +16,7 @@ namespace rb::crash {
 
 class RollbackScenario {
  public:
-  // `more_files`: so many change besides the few that always do, in folders of their own. From 128 on the engine works
+  // `more_files`: so many change besides the few that always do, in folders of their own. From 64 on the engine works
   // on several threads and flushes whole filesystems.
   explicit RollbackScenario(int more_files = 0) : more_files_(more_files) {}
   // Makes the tree and the store below `root`: a good release, and a live tree that differs from it.

@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
 #include "agent/core/engine/codec.h"
 #include "agent/core/engine/tree_files.h"
 #include "agent/core/ports/database_hooks.h"
@@ -143,9 +142,6 @@ bool MovesFolders(const Intent& intent) {
 // From this many folders on, one syncfs costs less than a flush of each; the service is stopped meanwhile.
 constexpr size_t kManyFolders = 32;
 
-// Opening the folders takes longer than the look: two threads share it from here on, while the service is stopped.
-constexpr size_t kRenamesForTwoThreads = 128;
-
 // Of so many folders, when the first flush begins beside the renames: it is worth its thread then.
 constexpr size_t kRenamesBeforeFlush = 64;
 
@@ -203,33 +199,10 @@ absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders, bool
   return SyncFd(folders.staging(), "staging folder");
 }
 
-absl::Status CheckUnchanged(absl::Span<const PlannedRename> renames, TransactionFolders& folders) {
-  for (const PlannedRename& rename : renames) {
-    if (rename.kind == Change::Kind::kAttributes) continue;
-    const absl::StatusOr<Spot> spot = SpotOf(rename, folders);
-    if (!spot.ok() && !absl::IsNotFound(spot.status())) return spot.status();
-    struct stat now {};
-    const bool exists = spot.ok() && fstatat(spot->parent, spot->name.c_str(), &now, AT_SYMLINK_NOFOLLOW) == 0;
-    const bool as_it_was = rename.kind == Change::Kind::kAdd
-                               ? !exists
-                               : exists && now.st_ino == rename.old_inode &&
-                                     now.st_ctim.tv_sec * 1000000000 + now.st_ctim.tv_nsec == rename.old_ctime_ns;
-    if (!as_it_was) {
-      return absl::AbortedError(absl::StrCat(Printable(rename.path),
-                                             " was changed by someone else since the operation "
-                                             "was prepared. Nothing was swapped; prepare it again"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
-TransactionFolders::TransactionFolders(int tree, int staging) : TransactionFolders(tree, staging, MostFoldersOpen()) {}
-
-void TransactionFolders::Adopt(TransactionFolders&& other) {
-  if (open_.size() + other.open_.size() <= most_open_) open_.merge(other.open_);
-}
+TransactionFolders::TransactionFolders(int tree, int staging)
+    : tree_(tree), staging_(staging), most_open_(MostFoldersOpen()) {}
 
 absl::StatusOr<int> TransactionFolders::OpenBeneath(absl::string_view path) {
   if (path.empty()) return tree_;
@@ -374,16 +347,22 @@ absl::StatusOr<bool> NoteChangedData(absl::FunctionRef<bool(absl::string_view pa
 }
 
 absl::Status CheckUnchanged(const Intent& intent, TransactionFolders& folders) {
-  const absl::Span<const PlannedRename> renames = intent.renames;
-  if (renames.size() < kRenamesForTwoThreads) return CheckUnchanged(renames, folders);
-  TransactionFolders others = folders.ForSecondThread();
-  absl::Status beside;
-  std::thread second([&] { beside = CheckUnchanged(renames.subspan(renames.size() / 2), others); });
-  const absl::Status status = CheckUnchanged(renames.first(renames.size() / 2), folders);
-  second.join();
-  RB_RETURN_IF_ERROR(status);
-  RB_RETURN_IF_ERROR(beside);
-  folders.Adopt(std::move(others));
+  for (const PlannedRename& rename : intent.renames) {
+    if (rename.kind == Change::Kind::kAttributes) continue;
+    const absl::StatusOr<Spot> spot = SpotOf(rename, folders);
+    if (!spot.ok() && !absl::IsNotFound(spot.status())) return spot.status();
+    struct stat now {};
+    const bool exists = spot.ok() && fstatat(spot->parent, spot->name.c_str(), &now, AT_SYMLINK_NOFOLLOW) == 0;
+    const bool as_it_was = rename.kind == Change::Kind::kAdd
+                               ? !exists
+                               : exists && now.st_ino == rename.old_inode &&
+                                     now.st_ctim.tv_sec * 1000000000 + now.st_ctim.tv_nsec == rename.old_ctime_ns;
+    if (!as_it_was) {
+      return absl::AbortedError(absl::StrCat(Printable(rename.path),
+                                             " was changed by someone else since the operation "
+                                             "was prepared. Nothing was swapped; prepare it again"));
+    }
+  }
   return absl::OkStatus();
 }
 

@@ -64,10 +64,6 @@ class TransactionFolders {
  public:
   // Neither is owned.
   TransactionFolders(int tree, int staging);
-  // The same folders for a second thread, with few of them open at once.
-  TransactionFolders ForSecondThread() const { return {tree_, staging_, most_open_ / 2}; }
-  // Takes over what the other has open, as far as there is room.
-  void Adopt(TransactionFolders&& other);
   int tree() const { return tree_; }
   int staging() const { return staging_; }
   // The folder at `path` beneath the tree, valid until the next call of OpenBeneath or Forget. NOT_FOUND when it is not
@@ -77,8 +73,6 @@ class TransactionFolders {
   void Forget() { open_.clear(); }
 
  private:
-  TransactionFolders(int tree, int staging, size_t most_open) : tree_(tree), staging_(staging), most_open_(most_open) {}
-
   const int tree_;
   const int staging_;
   const size_t most_open_;
