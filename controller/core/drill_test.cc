@@ -61,6 +61,14 @@ class DrillTest : public testing::Test {
       Take(FaultAnswered{host, false, true, "", Report(FaultReport::State::kIn)});
     }
   }
+  // Until the patience for noticing the fault is over.
+  void WaitInVain(FaultKind fault) {
+    Accept(fault);
+    Operation(DrillRole::kSafety, "op-1");
+    Inject();
+    now_ += absl::Minutes(2);
+    Take(DrillTimeUp{drill_.timer});
+  }
   void See(const std::string& host, bool healthy, const std::string& kind = "unit") {
     Take(HostSeen{host, healthy, kind, kind + ": broken"});
   }
@@ -178,11 +186,7 @@ TEST_F(DrillTest, OneFailedLookIsNoDetection) {
 }
 
 TEST_F(DrillTest, WhatNobodyNoticesIsAMissedTarget) {
-  Accept(FaultKind::kBadDatabase);
-  Operation(DrillRole::kSafety, "op-1");
-  Inject();
-  now_ += absl::Minutes(2);
-  Take(DrillTimeUp{drill_.timer});
+  WaitInVain(FaultKind::kBadDatabase);
   EXPECT_EQ(drill_.state, DrillState::kRecovering);
   Operation(DrillRole::kRecovery, "op-2");
   Operation(DrillRole::kVerification, "op-3");
@@ -280,11 +284,7 @@ TEST_F(DrillTest, ControllerIsKilledOnceWhenTheRecoveryCommits) {
 }
 
 TEST_F(DrillTest, AFullDiskMayRefuseTheRecovery) {
-  Accept(FaultKind::kDiskFull);
-  Operation(DrillRole::kSafety, "op-1");
-  Inject();
-  now_ += absl::Minutes(2);
-  Take(DrillTimeUp{drill_.timer});
+  WaitInVain(FaultKind::kDiskFull);
   Take(OperationBegan{DrillRole::kRecovery, "op-2", "alice"});
   DrillOperation aborted;
   aborted.id = "op-2";
@@ -296,11 +296,7 @@ TEST_F(DrillTest, AFullDiskMayRefuseTheRecovery) {
 }
 
 TEST_F(DrillTest, AFullDiskThatNobodyNoticesMissesItsTarget) {
-  Accept(FaultKind::kDiskFull);
-  Operation(DrillRole::kSafety, "op-1");
-  Inject();
-  now_ += absl::Minutes(2);
-  Take(DrillTimeUp{drill_.timer});
+  WaitInVain(FaultKind::kDiskFull);
   Operation(DrillRole::kRecovery, "op-2");
   Operation(DrillRole::kVerification, "op-3");
   EndFaults(1);

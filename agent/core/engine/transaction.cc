@@ -186,9 +186,8 @@ class FlushMeanwhile {
   std::thread thread_;
 };
 
-absl::Status SyncTouched(const Intent& intent, TransactionFolders& folders, bool forward) {
+absl::Status SyncTouched(const std::set<std::string>& touched, TransactionFolders& folders) {
   if (RB_PLANTED_BUG("no-fsync-of-folders")) return absl::OkStatus();
-  const std::set<std::string> touched = TouchedFolders(intent, forward);
   if (touched.size() > kManyFolders) return SyncFilesystem(folders.tree(), "the tree");
   for (const std::string& path : touched) {
     const absl::StatusOr<int> folder = folders.OpenBeneath(path);
@@ -367,7 +366,8 @@ absl::Status CheckUnchanged(const Intent& intent, TransactionFolders& folders) {
 }
 
 absl::Status ApplyForward(const Intent& intent, TransactionFolders& folders) {
-  const bool is_large = TouchedFolders(intent, true).size() > kManyFolders && !RB_PLANTED_BUG("no-fsync-of-folders");
+  const std::set<std::string> touched = TouchedFolders(intent, true);
+  const bool is_large = touched.size() > kManyFolders && !RB_PLANTED_BUG("no-fsync-of-folders");
   FlushMeanwhile flush;
   size_t done = 0;
   for (const PlannedRename& rename : intent.renames) {
@@ -382,7 +382,7 @@ absl::Status ApplyForward(const Intent& intent, TransactionFolders& folders) {
     RB_RETURN_IF_ERROR(CarryAttributes(rename, folders, true));
   }
   RB_RETURN_IF_ERROR(flush.Finish());
-  return SyncTouched(intent, folders, true);
+  return SyncTouched(touched, folders);
 }
 
 absl::Status ApplyBackward(const Intent& intent, TransactionFolders& folders) {
@@ -404,7 +404,7 @@ absl::Status ApplyBackward(const Intent& intent, TransactionFolders& folders) {
     if (failure.ok()) break;
   }
   RB_RETURN_IF_ERROR(failure);
-  return SyncTouched(intent, folders, false);
+  return SyncTouched(TouchedFolders(intent, false), folders);
 }
 
 }  // namespace rb::agent
