@@ -1,5 +1,6 @@
 // rb-controller: knows what and when. Keeps the fleet file, the operations and their history; agents dial in.
 #include <grpcpp/grpcpp.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/adapters/identity.h"
+#include "common/adapters/link_transport.h"
 #include "common/clock.h"
 #include "common/digest.h"
 #include "common/durable_file.h"
@@ -51,7 +53,6 @@ namespace rb::controller {
 namespace {
 
 constexpr size_t kLoopCapacity = 20000;
-constexpr int kMostMessageBytes = 8 << 20;
 
 struct Options {
   std::string folder = "/var/lib/rb-controller";
@@ -278,10 +279,7 @@ absl::Status Serve(const Options& options) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort(address, grpc::SslServerCredentials(tls), port);
     for (grpc::Service* service : services) builder.RegisterService(service);
-    builder.SetMaxReceiveMessageSize(kMostMessageBytes);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    SetLinkTransport(&builder);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 100);
     builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 << 10);
@@ -481,5 +479,7 @@ int main(int argc, char** argv) {
   // Distributions build Abseil with its debug checks: each lock that gRPC takes would go through one graph of all
   // locks.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  // Otherwise glibc merges all small blocks that are free at each large one, and gRPC takes a large one for each read.
+  mallopt(M_MXFAST, 0);
   return rb::controller::Main(argc, argv);
 }

@@ -21,7 +21,8 @@ class RefusedStream final : public grpc::ServerBidiReactor<v1::ConnectRequest, v
 }  // namespace
 
 // One stream. gRPC uses it until OnDone; it holds itself until then.
-class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1::ConnectResponse> {
+class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1::ConnectResponse>,
+                           public std::enable_shared_from_this<AgentSession> {
  public:
   AgentSession(AgentLinkService* service, Peer peer) : service_(service), peer_(std::move(peer)) {}
 
@@ -34,7 +35,8 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
     MutexLock lock(mutex_);
     if (finished_ || queue_.size() >= kMostQueued) return false;
     queue_.push_back(std::move(message));
-    if (queue_.size() == 1) StartWrite(&queue_.front());
+    // With more than one, OnWriteDone goes on with it.
+    if (queue_.size() == 1) service_->writer_.PostResult([session = shared_from_this()] { session->Write(); });
     return true;
   }
 
@@ -80,6 +82,12 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
   }
 
  private:
+  // On the writer.
+  void Write() {
+    MutexLock lock(mutex_);
+    if (!finished_) StartWrite(&queue_.front());
+  }
+
   // On the loop.
   void Take(v1::ConnectRequest& message) {
     Driver* driver = service_->driver_;
@@ -93,7 +101,7 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
       if (current != nullptr && current.get() != this) {
         current->End(grpc::Status(grpc::StatusCode::ABORTED, "a newer connection of this agent took over"));
       }
-      current = shared_from_session();
+      current = shared_from_this();
       v1::ConnectResponse welcome;
       welcome.mutable_welcome()->set_program_version(RB_VERSION);
       welcome.mutable_welcome()->set_protocol_version(1);
@@ -123,12 +131,6 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
     service_->driver_->OnAgentLost(peer_.name);
   }
 
-  std::shared_ptr<AgentSession> shared_from_session() {
-    MutexLock lock(service_->mutex_);
-    const auto found = service_->alive_.find(this);
-    return found == service_->alive_.end() ? nullptr : found->second.lock();
-  }
-
   AgentLinkService* const service_;
   const Peer peer_;
   std::shared_ptr<AgentSession> self_;
@@ -137,6 +139,12 @@ class AgentSession final : public grpc::ServerBidiReactor<v1::ConnectRequest, v1
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<v1::ConnectResponse> queue_ ABSL_GUARDED_BY(mutex_);
 };
+
+AgentLinkService::AgentLinkService(Authorizer& authorizer, EventLoop& loop, AuditLog& audit)
+    // It is given results only, which need no room.
+    : authorizer_(authorizer), loop_(loop), audit_(audit), writer_(SystemClock(), 0) {
+  writer_.Start();
+}
 
 grpc::ServerBidiReactor<v1::ConnectRequest, v1::ConnectResponse>* AgentLinkService::Connect(
     grpc::CallbackServerContext* context) {

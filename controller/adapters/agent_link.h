@@ -19,13 +19,13 @@ namespace rb::controller {
 
 class AgentSession;
 
-// Connect runs on gRPC's threads and only posts; Send and the driver's calls are on the loop. A newer connection of the
-// same agent takes the place of the older one.
+// Connect runs on gRPC's threads and only posts; Send and the driver's calls are on the loop. What is sent is encrypted
+// and written by a thread of its own: the loop takes the answers to a wave meanwhile, instead of after it. A newer
+// connection of the same agent takes the place of the older one.
 class AgentLinkService final : public v1::AgentLink::CallbackService, public AgentSender {
  public:
   // Nothing is owned. SetDriver comes before the first connection.
-  AgentLinkService(Authorizer& authorizer, EventLoop& loop, AuditLog& audit)
-      : authorizer_(authorizer), loop_(loop), audit_(audit) {}
+  AgentLinkService(Authorizer& authorizer, EventLoop& loop, AuditLog& audit);
   void SetDriver(Driver* driver) { driver_ = driver; }
 
   grpc::ServerBidiReactor<v1::ConnectRequest, v1::ConnectResponse>* Connect(
@@ -39,6 +39,8 @@ class AgentLinkService final : public v1::AgentLink::CallbackService, public Age
   Authorizer& authorizer_;
   EventLoop& loop_;
   AuditLog& audit_;
+  // At most one task for each stream: what else it is to be sent follows without it.
+  EventLoop writer_;
   Driver* driver_ = nullptr;
   // On the loop.
   std::map<std::string, std::shared_ptr<AgentSession>> sessions_;

@@ -53,7 +53,7 @@ class Watchers {
   void End(const std::string& operation_id);
 
   // So long changes are gathered before they are told.
-  static constexpr absl::Duration kTick = absl::Milliseconds(50);
+  static constexpr absl::Duration kTick = absl::Milliseconds(100);
   static constexpr size_t kMostWatchers = 1000;
   static constexpr size_t kMostEventsInOne = 1000;
 

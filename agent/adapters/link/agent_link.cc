@@ -9,6 +9,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "common/adapters/link_transport.h"
 #include "common/durable_file.h"
 #include "common/log.h"
 #include "common/mutex.h"
@@ -19,7 +20,6 @@ namespace rb::agent {
 namespace {
 
 constexpr size_t kMostQueued = 1000;
-constexpr int kMostMessageBytes = 8 << 20;
 constexpr absl::Duration kFirstWait = absl::Milliseconds(100);
 constexpr absl::Duration kLongestWait = absl::Seconds(5);
 
@@ -232,11 +232,8 @@ absl::StatusOr<std::unique_ptr<AgentLinkClient>> AgentLinkClient::Create(const s
   }
   address = std::string(absl::StripAsciiWhitespace(address));
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  SetLinkTransport(&arguments);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  arguments.SetMaxReceiveMessageSize(kMostMessageBytes);
   // The wait between dials is ours.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   // This one is how long a dial may take, its handshakes included: a far or busy controller needs more than a moment.
