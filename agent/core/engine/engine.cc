@@ -8,6 +8,7 @@
 #include "agent/core/engine/manifest.h"
 #include "agent/core/engine/object_store.h"
 #include "agent/core/engine/release_files.h"
+#include "agent/core/engine/transaction.h"
 #include "agent/core/engine/walk.h"
 #include "common/durable_file.h"
 #include "common/ids.h"
@@ -85,6 +86,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Options options, ServiceTre
   if (!IsValidName(tree.service)) return absl::InvalidArgumentError(absl::StrCat("bad service name ", tree.service));
   // Large buffers go back to the system once they are freed: an agent is at rest nearly all the time.
   mallopt(M_MMAP_THRESHOLD, 4 << 20);
+  MakeRoomForFolders();
   RB_RETURN_IF_ERROR(MakeFolders(options.state_folder));
   const std::string format_path = absl::StrCat(options.state_folder, "/format");
   const absl::StatusOr<std::string> format = ReadFile(format_path, 64);

@@ -1,6 +1,7 @@
 #include "agent/core/engine/engine.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -965,6 +966,17 @@ TEST(PackIndex, PlacesThatNoFileHasAreRefused) {
   EXPECT_THAT(DecodePackIndex(EncodePackIndex({object})), FailsWith(absl::StatusCode::kDataLoss, "damaged"));
   object.offset = INT64_MAX;
   EXPECT_THAT(DecodePackIndex(EncodePackIndex({object})), FailsWith(absl::StatusCode::kDataLoss, "damaged"));
+}
+
+// What the kernel has made room for, FDSize, is more than what is open only where somebody has asked for it.
+TEST_F(EngineTest, ASwapFindsRoomForItsFoldersInTheTableOfDescriptors) {
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const absl::StatusOr<std::string> status = ReadFile("/proc/self/status", 1 << 20);
+  ASSERT_TRUE(status.ok()) << status.status();
+  const size_t at = status->find("FDSize:");
+  ASSERT_NE(at, std::string::npos);
+  EXPECT_GE(std::stoull(status->substr(at + 7)), std::min<uint64_t>(limit.rlim_cur / 2, 8192));
 }
 
 TEST(PathOrder, AFolderComesRightBeforeWhatItHolds) {

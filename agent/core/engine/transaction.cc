@@ -200,6 +200,12 @@ absl::Status SyncTouched(const std::set<std::string>& touched, TransactionFolder
 
 }  // namespace
 
+void MakeRoomForFolders() {
+  const UniqueFd lowest(open("/", O_PATH | O_CLOEXEC));
+  if (!lowest.valid()) return;
+  UniqueFd(fcntl(lowest.get(), F_DUPFD_CLOEXEC, static_cast<int>(MostFoldersOpen()))).Reset();
+}
+
 TransactionFolders::TransactionFolders(int tree, int staging)
     : tree_(tree), staging_(staging), most_open_(MostFoldersOpen()) {}
 

@@ -58,6 +58,10 @@ bool IsIntent(absl::string_view record);
 // DATA_LOSS. Total.
 absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes);
 
+// Grows the process's table of descriptors to what a large swap opens. Linux lets a process with threads wait for all
+// processors each time that the table grows, and a swap runs with the service stopped. Does nothing where it cannot.
+void MakeRoomForFolders();
+
 // The open folders that a transaction works in: the tree's root, and the operation's folder in staging. Keeps folders
 // beneath the tree open from one pass to the next, since the service is stopped meanwhile. Not thread-safe.
 class TransactionFolders {
