@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -188,22 +189,35 @@ class Standing(unittest.TestCase):
         fleet.kill(host, signal.SIGTERM)
         run = self.agent(host, "local", "rollback", SERVICE, "--to", "v1.2.0", "--reason", "3 am", code=None)
         self.assertIn(run.code, (1, REFUSED), run)
+        # Each command of it, on a host where something is that no release can keep.
+        odd = os.path.join(fleet.tree(host), "chat.socket")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(odd)
+        said = self.agent(host, "local", "backup", SERVICE, "--reason", "by hand").out
+        taken = next(line for line in said.splitlines() if line.startswith(f"{SERVICE}/")).split()[0]
+        self.assertIn(f"\n{taken}  ", self.agent(host, "local", "list", SERVICE).out)
+        plan = self.agent(host, "local", "plan", SERVICE, "--to", "v1.1.0").out
+        self.assertIn("not kept by a release: chat.socket\n", plan)
+        self.assertRegex(self.agent(host, "local", "verify", SERVICE, "--to", taken).out, f"^{taken}: proved, ")
+        self.assertIn("releases removed", self.agent(host, "local", "prune", SERVICE, "--keep", "100").out)
+        self.assertIn("nothing to recover", self.agent(host, "local", "recover", SERVICE).out)
+        os.remove(odd)
         self.agent(host, "local", "rollback", SERVICE, "--to", "v1.1.0", "--reason", "3 am")
         self.assertTrue(fleet.is_healthy(host, "v1.1.0"))
         fleet.start_agent(host)
         fleet.start_controller()
         fleet.wait_connected()
-        wait_for(lambda: self.history("local", host), "what was done by hand to be in the history")
-        entries = self.history("local", host)
-        self.assertEqual(len(entries), 1)
-        self.assertEqual((entries[0]["requested_by"].rsplit(":", 1)[0], entries[0]["outcome"], entries[0]["reason"]),
-                         (f"local:{host}", "succeeded", "3 am"))
-        self.assertIn("reported by the host", fleet.rbctl("show", entries[0]["id"]).out)
+        wait_for(lambda: len(self.history("local", host)) == 2, "what was done by hand to be in the history")
+        entries = {entry["reason"]: entry for entry in self.history("local", host)}
+        self.assertEqual(sorted(entries), ["3 am", "by hand"])
+        for entry in entries.values():
+            self.assertEqual((entry["requested_by"].rsplit(":", 1)[0], entry["outcome"]), (f"local:{host}", "succeeded"))
+        self.assertIn("reported by the host", fleet.rbctl("show", entries["3 am"]["id"]).out)
         # Once, whoever starts again.
         fleet.kill("controller")
         fleet.start_controller()
         fleet.wait_connected()
-        self.assertEqual(len(self.history("local", host)), 1)
+        self.assertEqual(len(self.history("local", host)), 2)
         self.assertEqual(os.listdir(fleet.path("hosts", host, "state", "owed")), [])
 
     def an_unguarded_deploy_is_noticed(self):

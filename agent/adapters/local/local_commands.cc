@@ -182,6 +182,17 @@ int Rollback(LocalOperation* operation, const std::string& service, const std::s
     std::printf("databases restored from their dumps, what was written to them since is lost: %s\n",
                 absl::StrJoin(chosen->delta.databases, ", ").c_str());
   }
+  if (chosen->delta.data_age > absl::ZeroDuration()) {
+    std::printf("the data goes back %s: what was written since is lost to the service, and kept in a release\n",
+                FormatSeconds(chosen->delta.data_age).c_str());
+  }
+  for (const TableRows& rows : chosen->delta.table_rows) {
+    std::printf("  %s %s: %llu rows now, %llu then\n", Printable(rows.database).c_str(), Printable(rows.table).c_str(),
+                static_cast<unsigned long long>(rows.now), static_cast<unsigned long long>(rows.then));
+  }
+  for (const std::string& path : chosen->delta.not_captured) {
+    std::printf("not kept by a release: %s\n", Printable(path).c_str());
+  }
   if (!chosen->delta.config_diff.empty()) std::printf("%s", chosen->delta.config_diff.c_str());
   const std::string quarantined = WhyQuarantined(LoadQuarantine(state_folder), service, chosen->commit);
   if (!quarantined.empty() && !request.force) {

@@ -101,7 +101,7 @@ absl::StatusOr<EngineImpl::Snapshot> EngineImpl::TakeSnapshot(bool store_content
   std::thread index([&] { refreshed = store_->Refresh(); });
   absl::StatusOr<LiveTree> walked = WalkTree(root.get(), tree_, with_sidecars);
   index.join();
-  RB_RETURN_IF_ERROR(walked.status());
+  RB_RETURN_IF_ERROR(Annotate(walked.status(), tree_.tree));
   RB_RETURN_IF_ERROR(refreshed);
   snapshot.live = *std::move(walked);
   // The threads that walked leave a good part of their memory behind, in arenas that nobody uses again.

@@ -456,6 +456,81 @@ TEST_F(EngineTest, EveryDamagedByteOfAPackIsFoundNamedAndNeverRestored) {
   EXPECT_EQ(releases.back().durability, Durability::kProved);
 }
 
+TEST_F(EngineTest, EveryDamagedByteOfWhatAReleaseIsIsFoundAndNothingElseIsRestored) {
+  Put(At("same"), "in both");
+  Put(At("only"), "in one");
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  const auto first = Describe(tree_.tree);
+  Put(At("same"), "no longer");
+  Put(At("only"), "here");
+  const auto second = Describe(tree_.tree);
+  std::map<std::string, std::string> files;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_ / "state")) {
+    const std::string kind = entry.path().extension();
+    if (kind != ".pack" && kind != ".index" && kind != ".manifest" && kind != ".release") continue;
+    RB_ASSERT_OK_AND_ASSIGN(files[entry.path()], ReadFile(entry.path()));
+  }
+  ASSERT_EQ(files.size(), 4u);
+  for (const auto& [path, whole] : files) {
+    for (size_t at = 0; at < whole.size(); ++at) {
+      SCOPED_TRACE(absl::StrCat(path, " byte ", at));
+      std::string damaged = whole;
+      damaged[at] = static_cast<char>(damaged[at] ^ (1 << at % 8));
+      ASSERT_NO_FATAL_FAILURE(Put(path, damaged));
+      Open();  // nothing is remembered
+      const absl::StatusOr<ProofReport> proof = engine_->Prove(release.name);
+      ASSERT_FALSE(proof.ok() && proof->findings.empty());
+      EXPECT_THAT(proof.ok() ? absl::StrJoin(proof->findings, "; ") : std::string(proof.status().message()),
+                  HasSubstr(release.name.substr(4)));
+      if (at % 4 == 0) {
+        EngineTarget target;
+        target.release_name = release.name;
+        if (engine_->Prepare("op", target, Components{}, "").ok()) {
+          // The damage is in nothing that is needed to get there.
+          RB_ASSERT_OK(engine_->Commit("op"));
+          ASSERT_EQ(Describe(tree_.tree), first);
+        }
+        RB_ASSERT_OK(engine_->Undo("op"));
+        ASSERT_EQ(Describe(tree_.tree), second);
+      }
+      // Whatever a failed attempt has recorded of the release.
+      for (const auto& [each, content] : files) ASSERT_NO_FATAL_FAILURE(Put(each, content));
+    }
+  }
+}
+
+TEST_F(EngineTest, DamageNamesTheReleasesThatItHurtsAndNoOther) {
+  std::vector<std::string> names;
+  for (const char* const shared : {"shared", "shared", "another"}) {
+    Put(At("lib/shared"), shared);
+    Put(At("lib/own"), absl::StrCat("of release ", names.size()));
+    RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+    names.push_back(release.name);
+    clock_.Advance(absl::Minutes(1));
+  }
+  const std::string pack = folder_ / "state/store/packs/00000001.pack";
+  RB_ASSERT_OK_AND_ASSIGN(std::string content, ReadFile(pack));
+  // zstd keeps as it is what is so short.
+  const size_t at = content.find("shared");
+  ASSERT_NE(at, std::string::npos);
+  content[at] = 'S';
+  RB_ASSERT_OK(WriteFileDurably(pack, content));
+  for (size_t i = 0; i < names.size(); ++i) {
+    RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(names[i]));
+    if (i == 2) {
+      EXPECT_THAT(proof.findings, IsEmpty());
+      continue;
+    }
+    ASSERT_EQ(proof.findings.size(), 1u);
+    EXPECT_THAT(proof.findings[0], HasSubstr(absl::StrCat("It is needed by: ", names[1], ", ", names[0], ".")));
+  }
+  RB_ASSERT_OK_AND_ASSIGN(const std::vector<Release> releases, engine_->Releases());
+  ASSERT_EQ(releases.size(), 3u);
+  EXPECT_EQ(releases[0].durability, Durability::kProved);
+  EXPECT_EQ(releases[1].durability, Durability::kCaptured);
+  EXPECT_EQ(releases[2].durability, Durability::kCaptured);
+}
+
 TEST_F(EngineTest, DamageIsHealedFromTheLiveTreeWhereTheDigestMatches) {
   MakeFirst();
   RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
@@ -628,6 +703,32 @@ TEST_F(EngineTest, GarbageCollectionBesideARunningCaptureTakesNothingOfIt) {
   std::filesystem::remove_all(tree_.tree);  // nothing to heal it from
   std::filesystem::create_directory(tree_.tree);
   RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(release.name));
+  EXPECT_THAT(proof.findings, IsEmpty());
+}
+
+TEST_F(EngineTest, WhatAnotherProcessHasCollectedIsStoredAgain) {
+  Put(At("lib/once"), "here, gone, and here again");
+  RB_ASSERT_OK_AND_ASSIGN(const Release first, engine_->Capture({}));
+  clock_.Advance(absl::Minutes(1));
+  Put(At("lib/once"), "another");
+  RB_ASSERT_OK_AND_ASSIGN(const Release second, engine_->Capture({}));
+  RB_ASSERT_OK(engine_->SetStanding(second.name, Standing::kGood, ""));
+  RB_ASSERT_OK(engine_->SetStanding(first.name, Standing::kGood, ""));
+  {
+    Engine::Options options;
+    options.state_folder = folder_ / "state";
+    options.clock = &clock_;
+    RB_ASSERT_OK_AND_ASSIGN(const std::unique_ptr<Engine> other, Engine::Open(options, tree_));
+    RB_ASSERT_OK_AND_ASSIGN(const PruneReport report, other->Prune(1, {}));
+    ASSERT_THAT(report.removed, ::testing::ElementsAre(first.name));
+    ASSERT_GT(report.bytes_freed, 0u);
+  }
+  clock_.Advance(absl::Minutes(1));
+  Put(At("lib/once"), "here, gone, and here again");
+  RB_ASSERT_OK_AND_ASSIGN(const Release again, engine_->Capture({}));
+  std::filesystem::remove(At("lib/once"));  // nothing to heal it from
+  Open();
+  RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(again.name));
   EXPECT_THAT(proof.findings, IsEmpty());
 }
 

@@ -41,6 +41,15 @@ int OpenAt2(int root, const char* path, uint64_t flags) {
 // A path that other calls can take for what an O_PATH descriptor refers to, a link included.
 std::string ProcPath(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
 
+// The whole path of an open file or folder, for an error: asking takes no descriptor, of which there may be none left.
+std::string WhereIs(int fd) {
+  std::string path(4096, '\0');
+  const ssize_t size = readlink(ProcPath(fd).c_str(), path.data(), path.size());
+  if (size <= 0) return "of an unknown path";
+  path.resize(static_cast<size_t>(size));
+  return Printable(path);
+}
+
 mode_t TypeBits(EntryType type) {
   switch (type) {
     case EntryType::kFile:
@@ -104,7 +113,10 @@ absl::StatusOr<UniqueFd> OpenFolderBeneath(int root, absl::string_view path) {
     path.remove_prefix(std::min(path.size(), part.size() + 1));
     const std::string text = part.empty() ? "." : std::string(part);
     UniqueFd next(OpenAt2(at, text.c_str(), O_RDONLY | O_DIRECTORY));
-    if (!next.valid()) return ErrnoStatus(errno, absl::StrCat("open folder ", Printable(text)));
+    if (!next.valid()) {
+      const int error_number = errno;
+      return ErrnoStatus(error_number, absl::StrCat("open folder ", part.empty() ? WhereIs(at) : Printable(text)));
+    }
     current = std::move(next);
     at = current.get();
   } while (!path.empty());
@@ -248,7 +260,11 @@ absl::StatusOr<std::vector<std::string>> ListFolder(int folder) {
   // A descriptor of its own: the position of a shared one would be shared too.
   const int own = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   DIR* stream = own < 0 ? nullptr : fdopendir(own);
-  if (stream == nullptr) return ErrnoStatus(errno, "read a folder");
+  if (stream == nullptr) {
+    const int error_number = errno;
+    if (own >= 0) close(own);
+    return ErrnoStatus(error_number, absl::StrCat("read folder ", WhereIs(folder)));
+  }
   std::vector<std::string> names;
   errno = 0;
   while (const dirent* entry = readdir(stream)) {
@@ -258,7 +274,7 @@ absl::StatusOr<std::vector<std::string>> ListFolder(int folder) {
   }
   const int error_number = errno;
   closedir(stream);
-  if (error_number != 0) return ErrnoStatus(error_number, "read a folder");
+  if (error_number != 0) return ErrnoStatus(error_number, absl::StrCat("read folder ", WhereIs(folder)));
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -266,9 +282,7 @@ absl::StatusOr<std::vector<std::string>> ListFolder(int folder) {
 absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& path) {
   const UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder.valid()) return ErrnoStatus(errno, absl::StrCat("open folder ", path));
-  absl::StatusOr<std::vector<std::string>> names = ListFolder(folder.get());
-  if (!names.ok()) return Annotate(names.status(), path);
-  return names;
+  return ListFolder(folder.get());
 }
 
 absl::Status MakeFolderAt(int parent, const std::string& name, mode_t mode, const std::string& path_for_errors) {
@@ -291,13 +305,20 @@ absl::Status WriteToFile(int fd, absl::string_view data, const std::string& path
 
 absl::Status SyncFd(int fd, const std::string& path_for_errors) {
   RB_RETURN_IF_ERROR(CheckFault("fsync", path_for_errors));
-  if (fsync(fd) != 0) return ErrnoStatus(errno, absl::StrCat("fsync ", path_for_errors));
+  if (fsync(fd) != 0) {
+    const int error_number = errno;
+    return ErrnoStatus(error_number,
+                       absl::StrCat("fsync ", path_for_errors, path_for_errors.empty() ? "" : ", ", WhereIs(fd)));
+  }
   return absl::OkStatus();
 }
 
 absl::Status SyncFilesystem(int fd, const std::string& path_for_errors) {
   RB_RETURN_IF_ERROR(CheckFault("syncfs", path_for_errors));
-  if (syncfs(fd) != 0) return ErrnoStatus(errno, absl::StrCat("syncfs ", path_for_errors));
+  if (syncfs(fd) != 0) {
+    const int error_number = errno;
+    return ErrnoStatus(error_number, absl::StrCat("syncfs ", path_for_errors, ", ", WhereIs(fd)));
+  }
   return absl::OkStatus();
 }
 
