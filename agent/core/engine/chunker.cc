@@ -20,8 +20,8 @@ constexpr std::array<uint64_t, 256> MakeGear() {
   return gear;
 }
 
-// 20 bits: one cut in 1 MiB. The high bits depend on the last 64 bytes.
-constexpr uint64_t kMask = 0xFFFFF00000000000ull;
+// 18 bits: one cut in 256 KiB. The high bits depend on the last 64 bytes.
+constexpr uint64_t kMask = 0xFFFFC00000000000ull;
 
 }  // namespace
 

@@ -35,6 +35,9 @@ namespace {
 // next time. Kernel timestamps move in steps of up to 10 ms.
 constexpr int64_t kRacyNs = 20'000'000;
 constexpr size_t kLeastReadBytes = 16 << 10;
+constexpr size_t kMostReadBytes = 4 << 20;
+// What has to be seen of a file to cut it, or to know that it is kept whole.
+constexpr size_t kSeenBytes = std::max<size_t>(kMostChunkBytes, kWholeFileBytes + 1);
 constexpr size_t kManyEntries = 100000;
 
 }  // namespace
@@ -283,29 +286,35 @@ absl::Status EngineImpl::ReadChunks(int fd, const std::string& path_for_errors, 
                                     absl::FunctionRef<absl::Status(absl::string_view chunk)> take) {
   buffer->clear();
   uint64_t taken = 0;
+  size_t begin = 0;  // of what is left in the buffer
   bool at_end = false;
-  while (!at_end || !buffer->empty()) {
-    while (!at_end && buffer->size() < kMostChunkBytes) {
+  while (true) {
+    if (!at_end && buffer->size() - begin < kSeenBytes) {
+      buffer->erase(0, begin);
+      begin = 0;
+    }
+    while (!at_end && begin == 0 && buffer->size() < kMostReadBytes) {
       const size_t filled = buffer->size();
       // Growing the buffer costs as much as filling it: by what is expected, and one byte to see the end.
       const uint64_t left = expected_bytes > taken + filled ? expected_bytes - taken - filled : 0;
-      const size_t want = std::clamp<size_t>(left + 1, kLeastReadBytes, kMostChunkBytes);
+      const size_t want = std::clamp<size_t>(left + 1, kLeastReadBytes, kMostReadBytes);
       buffer->resize(filled + want);
       const ssize_t got = read(fd, buffer->data() + filled, want);
+      const int error_number = errno;
       buffer->resize(filled + static_cast<size_t>(std::max<ssize_t>(got, 0)));
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return ErrnoStatus(errno, absl::StrCat("read ", path_for_errors));
+      if (got < 0 && error_number == EINTR) continue;
+      if (got < 0) return ErrnoStatus(error_number, absl::StrCat("read ", path_for_errors));
       if (got == 0) at_end = true;
     }
-    if (buffer->empty()) break;
-    const bool whole = at_end && taken == 0 && buffer->size() <= kWholeFileBytes;
-    const size_t length = whole ? buffer->size() : FirstChunkLength(*buffer);
-    RB_RETURN_IF_ERROR(take(absl::string_view(*buffer).substr(0, length)));
-    taken += length;
-    buffer->erase(0, length);
+    const absl::string_view rest = absl::string_view(*buffer).substr(begin);
+    if (rest.empty()) return absl::OkStatus();
+    const bool whole = at_end && taken == 0 && rest.size() <= kWholeFileBytes;
+    const absl::string_view chunk = whole ? rest : rest.substr(0, FirstChunkLength(rest));
+    RB_RETURN_IF_ERROR(take(chunk));
+    taken += chunk.size();
+    begin += chunk.size();
     RB_RETURN_IF_ERROR(CheckCancelled());
   }
-  return absl::OkStatus();
 }
 
 absl::Status EngineImpl::CaptureDatabase(int root, bool accept_damage, size_t index, Snapshot* snapshot) {

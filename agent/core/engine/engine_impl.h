@@ -249,6 +249,8 @@ class EngineImpl final : public Engine {
   // ---- engine_prove.cc: proofs, and what no release needs any more
 
   absl::Status ProveIn(int staging, const std::string& scratch, const Manifest& manifest, ProofReport* report);
+  // Whether the file of `size` bytes beneath `root` holds the entry's chunks, wherever it was cut when it was captured.
+  bool HoldsChunks(int root, const Entry& entry, uint64_t size);
   // Objects that any service's releases or open targets need. Called with the store locked.
   absl::StatusOr<absl::flat_hash_set<Digest>> LiveObjects();
 

@@ -28,7 +28,7 @@ namespace rb::agent {
 namespace {
 
 constexpr size_t kBufferBytes = 1 << 20;
-// Content is chunks of at most 4 MiB (chunker.h) and whole small files; anything larger on disk is damage.
+// Content is chunks (chunker.h) and whole small files; anything larger on disk is damage.
 constexpr uint64_t kMostContentBytes = 64 << 20;
 constexpr int kCompressionLevel = 1;
 constexpr absl::string_view kIndexMagic = "rbindex1\n";
