@@ -146,11 +146,19 @@ class Coordination(unittest.TestCase):
         self.assertTrue(run["emergency"])
         shown = fleet.rbctl("show", run["id"]).out
         self.assertIn("gate approval skipped (--emergency)", shown)
-
         def after():
             newest = fleet.rbctl_json("history", "prod", "--limit", "1")["operations"][0]
             return newest["kind"] == "verification" and newest["outcome"] == "succeeded" and newest
-        self.assertEqual(wait_for(after, "the verification afterwards", 60)["reason"], f"after the emergency {run['id']}")
+        verification = wait_for(after, "the verification afterwards", 60)
+        self.assertEqual(verification["reason"], f"after the emergency {run['id']}")
+
+        # Every probe was asked in the emergency as well, only without the time that some of them take.
+        def probes(operation):
+            return {host["host"]: sorted((probe["name"], probe["passed"]) for probe in host["probes"])
+                    for host in self.shown(operation)["hosts"]}
+        self.assertEqual(probes(run["id"]), probes(verification["id"]))
+        self.assertTrue(all(passed for host in probes(run["id"]).values() for _, passed in host))
+        self.assertGreaterEqual(len(probes(run["id"])["prod-1"]), 2)
         self.put_back(run["id"])
 
     def test_verify_runs_every_probe_and_changes_nothing(self):
