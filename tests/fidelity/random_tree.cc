@@ -330,6 +330,7 @@ class Describer {
     const struct stat info = Look(parent, name);
     Must(fchdir(parent), "chdir to the parent of", name);
     DescribedEntry entry;
+    entry.mode = info.st_mode;
     entry.size = static_cast<uint64_t>(info.st_size);
     entry.allocated_bytes = static_cast<uint64_t>(info.st_blocks) * 512;
     entry.text = absl::StrCat("mode ", absl::Hex(info.st_mode), " owner ", info.st_uid, ":", info.st_gid, " time ",

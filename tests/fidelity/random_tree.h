@@ -48,6 +48,7 @@ std::string AclFor(uint32_t user);
 struct DescribedEntry {
   // Every attribute, for people; equal when nothing differs.
   std::string text;
+  uint32_t mode = 0;
   uint64_t size = 0;
   uint64_t allocated_bytes = 0;
 };
