@@ -11,6 +11,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
+#include "common/status.h"
 #include "common/test_util.h"
 #include "tests/crash/crash_rig.h"
 #include "tests/crash/rollback_scenario.h"
@@ -34,7 +35,14 @@ void VisitStates(const char* filesystem, RollbackScenario scenario, size_t part)
     sync();
     return prepared;
   };
-  workload.run = [&](const std::string& root, const auto& acknowledge) { return scenario.Run(root, acknowledge); };
+  workload.run = [&](const std::string& root, const auto& acknowledge) -> absl::Status {
+    bool collected = false;
+    RB_RETURN_IF_ERROR(scenario.Run(root, [&](const std::string& what) {
+      collected = collected || what == "collected";
+      acknowledge(what);
+    }));
+    return collected ? absl::OkStatus() : absl::InternalError("the prune had nothing to collect");
+  };
   workload.check = [&](const std::string& root, const std::vector<std::string>& acknowledged) {
     return scenario.Check(root, acknowledged);
   };

@@ -2,6 +2,7 @@
 // middle of the recovery from it.
 //
 // RB_KILL_STEP: only every so manieth call (default 1).
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -35,6 +36,8 @@ TEST(EngineKill, KilledAtEveryCallAndAgainInRecoveryTheTreeIsWhole) {
   }
   size_t killed = 0;
   size_t killed_in_recovery = 0;
+  size_t longest = 16;  // more calls than any recovery has that was seen
+  size_t last_killed = 0;
   bool ended = false;
   for (size_t at = 1; !ended; at += step) {
     ASSERT_LT(at, kMostCalls) << "the operation does not end";
@@ -49,6 +52,7 @@ TEST(EngineKill, KilledAtEveryCallAndAgainInRecoveryTheTreeIsWhole) {
       RB_ASSERT_OK(run);
       if (!run->interrupted) {
         ASSERT_EQ(run->result, "OK");
+        ASSERT_THAT(run->said, ::testing::Contains("collected"));
         ended = true;
         break;
       }
@@ -56,7 +60,8 @@ TEST(EngineKill, KilledAtEveryCallAndAgainInRecoveryTheTreeIsWhole) {
       ++killed;
       std::string trail = absl::StrCat("killed at call ", at, " (", run->call, ")");
       for (size_t again = 0; again < kRecoveriesKilled; ++again) {
-        interruption.at = 1 + (at / step + again * 5 + schedule * 3) % 16;
+        // In the first schedule the calls that every recovery makes, in the second those of the longest as well.
+        interruption.at = schedule == 0 ? 1 + (at / step + again * 5) % 16 : 1 + (at / step * 7 + again * 29) % longest;
         RB_ASSERT_OK_AND_ASSIGN(const TracedRun recovery, RunTraced(CallSet::kChanging, interruption,
                                                                     [&](const auto&) { return Recover(root.path()); }));
         if (!recovery.interrupted) {
@@ -64,13 +69,17 @@ TEST(EngineKill, KilledAtEveryCallAndAgainInRecoveryTheTreeIsWhole) {
           break;
         }
         ++killed_in_recovery;
+        last_killed = std::max(last_killed, interruption.at);
+        if (interruption.at == longest) longest *= 2;
         absl::StrAppend(&trail, ", then in recovery at call ", interruption.at, " (", recovery.call, ")");
       }
       ASSERT_EQ(scenario.Check(root.path(), run->said), "") << trail;
     }
   }
-  std::printf("killed at %zu calls of the operation and %zu of recoveries, all recovered\n", killed,
-              killed_in_recovery);
+  std::printf(
+      "killed at %zu calls of the operation and %zu of recoveries (up to their call %zu), "
+      "all recovered\n",
+      killed, killed_in_recovery, last_killed);
   EXPECT_GE((killed + killed_in_recovery) * step, 1000u);
 }
 

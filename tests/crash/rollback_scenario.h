@@ -22,7 +22,7 @@ class RollbackScenario {
   // Makes the tree and the store below `root`: a good release, and a live tree that differs from it.
   absl::Status Prepare(const std::string& root);
   // The operations. `acknowledge` is told what is durable from then on, in this order: prepared, committed, kept,
-  // backed-up, prepared-2, committed-2, undone-2, pruned. Stops at the first error.
+  // backed-up, prepared-2, committed-2, undone-2, collected, pruned. Stops at the first error.
   absl::Status Run(const std::string& root, const std::function<void(const std::string&)>& acknowledge);
   // Recovers and looks, and prepares another operation. What is wrong, or "". `acknowledged`: what had been
   // acknowledged before the crash; with "taken-back" at the end when a commit failed and said that it undid itself.

@@ -89,7 +89,7 @@ struct Delta {
   // Databases that are restored from the target's dumps; each is a sample path too. Whether they differ from what is
   // live is not known.
   std::vector<std::string> databases;
-  // Entries that a release cannot keep (sockets, devices, other filesystems), at most 20.
+  // Entries that a release cannot keep (sockets, devices, other filesystems): at most 20, then how many more.
   std::vector<std::string> not_captured;
 
   // With data, of a release: how long ago the data was what it goes back to. All that was written since is lost.

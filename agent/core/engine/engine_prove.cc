@@ -166,6 +166,7 @@ absl::StatusOr<PruneReport> EngineImpl::Prune(uint32_t keep_good, const std::vec
     RB_RETURN_IF_ERROR(files_.Remove(name));
     report.removed.push_back(std::move(name));
   }
+  RB_RETURN_IF_ERROR(files_.RemoveManifestsOfNone());
   RB_FAILPOINT("engine.prune.before-collect");
   absl::StatusOr<uint64_t> freed = store_->CollectGarbage([this] { return LiveObjects(); });
   if (freed.ok()) report.bytes_freed = *freed;

@@ -732,6 +732,44 @@ TEST_F(EngineTest, WhatAnotherProcessHasCollectedIsStoredAgain) {
   EXPECT_THAT(proof.findings, IsEmpty());
 }
 
+TEST_F(EngineTest, APruneCollectsWhatACrashHasLeftOfARelease) {
+  Put(At("lib/once"), "only there");
+  RB_ASSERT_OK_AND_ASSIGN(const Release left, engine_->Capture({}));
+  clock_.Advance(absl::Minutes(1));
+  Put(At("lib/once"), "another");
+  RB_ASSERT_OK_AND_ASSIGN(const Release kept, engine_->Capture({}));
+  RB_ASSERT_OK(engine_->SetStanding(kept.name, Standing::kGood, ""));
+  // Of the same second: a name that begins with another one's.
+  Put(At("lib/once"), "a third");
+  RB_ASSERT_OK_AND_ASSIGN(const Release beside, engine_->Capture({}));
+  ASSERT_EQ(beside.name.substr(0, kept.name.size()), kept.name);
+  const std::string stem = absl::StrCat(folder_ / "state/services/", left.name.substr(0, left.name.find('/')),
+                                        "/releases/", left.name.substr(left.name.find('/') + 1));
+  // As after a crash: the manifest comes first and goes last.
+  ASSERT_TRUE(std::filesystem::remove(stem + ".release"));
+  ASSERT_TRUE(std::filesystem::exists(stem + ".manifest"));
+  RB_ASSERT_OK_AND_ASSIGN(const PruneReport report, engine_->Prune(1, {}));
+  EXPECT_THAT(report.removed, IsEmpty());
+  EXPECT_GT(report.bytes_freed, 0u);
+  EXPECT_FALSE(std::filesystem::exists(stem + ".manifest"));
+  for (const Release* release : {&kept, &beside}) {
+    RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(release->name));
+    EXPECT_THAT(proof.findings, IsEmpty());
+  }
+}
+
+TEST_F(EngineTest, OfManyThatCannotBeKeptTheListSaysHowManyItDoesNotName) {
+  MakeFirst();
+  for (int i = 10; i < 33; ++i) ASSERT_EQ(mknod(At(absl::StrCat("socket", i)).c_str(), S_IFSOCK | 0600, 0), 0);
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  EngineTarget target;
+  target.release_name = release.name;
+  RB_ASSERT_OK_AND_ASSIGN(const Delta delta, engine_->Compare(target, Components{}));
+  ASSERT_EQ(delta.not_captured.size(), 21u);
+  EXPECT_EQ(delta.not_captured[19], "socket29");
+  EXPECT_EQ(delta.not_captured[20], "... and 3 more");
+}
+
 TEST_F(EngineTest, PruneKeepsWhatMayBeNeededAndCollectsTheRest) {
   std::vector<std::string> names;
   for (int i = 0; i < 6; ++i) {

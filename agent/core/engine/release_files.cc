@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -212,6 +213,18 @@ absl::Status ReleaseFiles::Update(const Release& release) {
 absl::Status ReleaseFiles::Remove(const std::string& name) {
   RB_RETURN_IF_ERROR(RemoveFileDurably(FileOf(name, ".release")));
   return RemoveFileDurably(FileOf(name, ".manifest"));
+}
+
+absl::Status ReleaseFiles::RemoveManifestsOfNone() {
+  const std::string folder = absl::StrCat(folder_, "/releases");
+  RB_ASSIGN_OR_RETURN(const std::vector<std::string> manifests, NamesIn(folder, ".manifest"));
+  RB_ASSIGN_OR_RETURN(const std::vector<std::string> names, NamesIn(folder, ".release"));
+  const std::set<std::string> releases(names.begin(), names.end());
+  for (const std::string& name : manifests) {
+    if (releases.count(name) != 0) continue;
+    RB_RETURN_IF_ERROR(RemoveFileDurably(absl::StrCat(folder, "/", name, ".manifest")));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Manifest> ReleaseFiles::LoadManifest(const Release& release) const {

@@ -88,6 +88,9 @@ class ReleaseFiles {
   absl::Status Add(const Release& release, const std::string& encoded_manifest);
   absl::Status Update(const Release& release);
   absl::Status Remove(const std::string& name);
+  // Manifests that no release refers to: a crash in the middle of Add or Remove leaves one behind, which would keep its
+  // content for ever. Not while Add runs.
+  absl::Status RemoveManifestsOfNone();
   // DATA_LOSS when it is damaged or not the one that the release was made with.
   absl::StatusOr<Manifest> LoadManifest(const Release& release) const;
   // "service/2026-11-23T03-14-07Z-v1.4.2-abc123f", made unique.

@@ -110,7 +110,11 @@ class Walker {
     }
     Assemble(root_.get());
     std::sort(result_.not_captured.begin(), result_.not_captured.end());
-    if (result_.not_captured.size() > kSamplesKept) result_.not_captured.resize(kSamplesKept);
+    if (result_.not_captured.size() > kSamplesKept) {
+      const size_t more = result_.not_captured.size() - kSamplesKept;
+      result_.not_captured.resize(kSamplesKept);
+      result_.not_captured.push_back(absl::StrCat("... and ", more, " more"));
+    }
     // Hard links are known once all names are: numbered by the first of them in path order.
     std::map<uint64_t, std::vector<size_t>> names;
     for (const size_t i : linked_) names[result_.entries[i].inode].push_back(i);

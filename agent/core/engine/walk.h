@@ -25,7 +25,7 @@ struct LiveEntry {
 struct LiveTree {
   std::vector<LiveEntry> entries;  // in path order; the first is the root
   // Sockets, devices, and where other filesystems (mounts, btrfs subvolumes) begin: printable paths, sorted, at
-  // most 20.
+  // most 20, and then how many more.
   std::vector<std::string> not_captured;
 };
 
