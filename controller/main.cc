@@ -1,6 +1,5 @@
 // rb-controller: knows what and when. Keeps the fleet file, the operations and their history; agents dial in.
 #include <grpcpp/grpcpp.h>
-#include <malloc.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -479,7 +478,5 @@ int main(int argc, char** argv) {
   // Distributions build Abseil with its debug checks: each lock that gRPC takes would go through one graph of all
   // locks.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  // Otherwise glibc merges all small blocks that are free at each large one, and gRPC takes a large one for each read.
-  mallopt(M_MXFAST, 0);
   return rb::controller::Main(argc, argv);
 }

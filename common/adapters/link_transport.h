@@ -23,6 +23,10 @@ inline constexpr std::pair<const char*, int> kLinkTransport[] = {
     {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
     {GRPC_ARG_HTTP2_BDP_PROBE, 0},
     {GRPC_ARG_ENABLE_CHANNELZ, 0},
+    // A stream that breaks is dialled again by the link itself, and nothing is compressed.
+    {GRPC_ARG_ENABLE_RETRIES, 0},
+    {GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0},
+    {GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0},
     // The first read of a connection; gRPC takes larger ones where larger messages come.
     {GRPC_ARG_TCP_READ_CHUNK_SIZE, 2'048},
 };

@@ -428,6 +428,10 @@ bool Driver::AnswerOfKey(const std::string& idempotency_key, Started* answer) {
   absl::StatusOr<v1::Operation> operation = Get(*id, nullptr);
   answer->status = operation.status();
   if (operation.ok()) answer->operation = *std::move(operation);
+  if (!answer->operation.has_ended_at()) {
+    answer->operation.clear_plan();
+    answer->operation.clear_hosts();
+  }
   return true;
 }
 
@@ -538,7 +542,8 @@ Driver::Started Driver::Begin(rb::controller::Plan plan, const std::string& by, 
         absl::StrCat("the operation could not be recorded: ", taken.message(), ". Nothing was changed");
     return answer;
   }
-  answer.operation = Shown(*raw, nullptr);
+  const std::set<std::string> no_hosts;
+  answer.operation = Shown(*raw, &no_hosts);
   return answer;
 }
 
