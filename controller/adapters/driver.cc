@@ -281,7 +281,7 @@ void Driver::CarryOut(Running* running, const std::vector<Effect>& effects) {
   for (const Effect& effect : effects) {
     if (const auto* step = std::get_if<StartStep>(&effect)) {
       RB_FAILPOINT("controller.driver.before-send");
-      SendStep(running->operation, *step);
+      if (!step->has_begun) SendStep(running->operation, *step);
       if (step->kind == StepKind::kCommit) RB_FAILPOINT("controller.driver.after-send-commit");
       if (step->kind == StepKind::kVerify) RB_FAILPOINT("controller.driver.after-send-verify");
       if (step->kind == StepKind::kPrepare) RB_FAILPOINT("controller.driver.after-send-prepare");
@@ -771,7 +771,11 @@ void Driver::OnResult(const std::string& agent, v1::TaskResult result) {
       // then this one may be out of date.
       LogError("controller", result.operation_id(), ": ", taken.message(), "; the result is taken again in a moment");
       loop_.PostAt(clock_.Monotonic() + kStoreRetry, [this, agent, result, connection = agents_.Connection(agent)] {
-        if (agents_.Connection(agent) == connection) OnResult(agent, result);
+        if (agents_.Connection(agent) != connection) return;
+        v1::TaskResult again = result;
+        // What it went on with may have ended meanwhile, and is asked for.
+        again.clear_began_step_id();
+        OnResult(agent, std::move(again));
       });
     });
     return;

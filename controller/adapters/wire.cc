@@ -459,6 +459,7 @@ StepResult FromWire(const v1::TaskResult& wire) {
   result.from_commit = wire.from_commit();
   result.from_version = wire.from_version();
   result.done_alone = wire.done_alone();
+  result.began_step_id = wire.began_step_id();
   result.pruned_releases = wire.pruned().removed();
   result.pruned_bytes = wire.pruned().freed_bytes();
   return result;
@@ -726,6 +727,7 @@ v1::Task TaskFor(const Operation& operation, const StartStep& step) {
       unattended->set_undo_when_unhealthy(step.undo_when_unhealthy);
       unattended->set_undo_when_unconfirmed(step.undo_when_unconfirmed);
       *unattended->mutable_verify() = verify;
+      task.mutable_commit()->set_next_step_id(step.next_step_id);
       break;
     }
     case StepKind::kVerify:

@@ -109,8 +109,8 @@ std::string TargetText(const HostPlan& plan) {
   return plan.release_name;
 }
 
-std::string StepId(const Operation& operation, const HostProgress& host) {
-  return absl::StrCat(operation.id, "/", host.plan.host, "/", NameOfStep(host.step_kind), "/", host.attempt);
+std::string StepId(const Operation& operation, const HostProgress& host, StepKind kind, uint32_t attempt) {
+  return absl::StrCat(operation.id, "/", host.plan.host, "/", NameOfStep(kind), "/", attempt);
 }
 
 // What a host does alone that is healthy and hears from nobody: a deploy is taken back, all else is kept.
@@ -164,6 +164,7 @@ StartStep BuildStep(const Operation& operation, const HostProgress& host) {
       step.deadline = deadlines.commit + for_data;
       step.undo_when_unhealthy = plan.on_failure != OnFailure::kHold;
       step.undo_when_unconfirmed = UndoesUnconfirmed(plan);
+      step.next_step_id = StepId(operation, host, StepKind::kVerify, host.attempt + 1);
       break;
     case StepKind::kVerify:
       step.deadline = plan.verify_deadline + plan.verify_soak + deadlines.verify_margin;
@@ -581,7 +582,7 @@ class Machine {
 
   void StartAfter(HostProgress* host, absl::Duration delay) {
     ++host->attempt;
-    SetStep(host, StepId(op(), *host));
+    SetStep(host, StepId(op(), *host, host->step_kind, host->attempt));
     StartStep step = BuildStep(op(), *host);
     step.delay = delay;
     decision_.effects.emplace_back(std::move(step));
@@ -666,7 +667,9 @@ class Machine {
                       ", start ", FormatSeconds(result.times.start)));
     NoteProblems(*host, result);
     // Each host is watched from the moment it is started; the wave goes on when all of it is healthy.
-    if (!op().abort_requested) Start(host, StepKind::kVerify);
+    if (op().abort_requested) return;
+    Start(host, StepKind::kVerify);
+    std::get<StartStep>(decision_.effects.back()).has_begun = result.began_step_id == host->step_id;
   }
 
   // What went wrong beside the swap (after_restore): said as itself, and nothing is decided by it.

@@ -87,6 +87,8 @@ struct StepResult {
   std::string from_commit;
   std::string from_version;
   bool done_alone = false;
+  // kCommit: the host goes on with this step by itself, see StartStep.
+  std::string began_step_id;
   // kPrune
   uint64_t pruned_releases = 0;
   uint64_t pruned_bytes = 0;
@@ -312,6 +314,10 @@ struct StartStep {
   absl::Duration verify_soak;
   bool undo_when_unhealthy = false;
   bool undo_when_unconfirmed = false;
+  // kCommit: the verification that the host is to begin by itself once it has committed.
+  std::string next_step_id;
+  // kVerify: the host has begun it, so that it is not sent.
+  bool has_begun = false;
   // kKeep
   bool good = false;
   bool replaced_is_bad = false;

@@ -40,6 +40,8 @@ namespace {
 
 constexpr char kService[] = "bench";
 constexpr absl::Duration kReportInterval = absl::Seconds(30);
+// A service that has just been started is asked: no verdict comes among the answers to the commits.
+constexpr absl::Duration kVerificationTakes = absl::Milliseconds(300);
 
 struct Options {
   std::string controller;  // its --dir
@@ -115,7 +117,7 @@ std::vector<agent::ProbeResult> FakeProbes() {
   return probes;
 }
 
-// Does at once what a tree would take its time for.
+// Does at once what a tree would take its time for; only the verification is not answered at once.
 agent::TaskResult RunFake(const agent::Task& task) {
   agent::TaskResult result;
   result.operation_id = task.operation_id;
@@ -203,7 +205,19 @@ class Agents {
     if (!task.ok()) return;
     v1::ConnectRequest answer;
     *answer.mutable_task_result() = Answer(*task);
+    const auto* commit = std::get_if<agent::CommitStep>(&task->step);
+    if (commit != nullptr) answer.mutable_task_result()->set_began_step_id(commit->next_step_id);
     links_[static_cast<size_t>(number)]->Send(std::move(answer));
+    if (commit == nullptr) return;
+    // As agent/core/task/agent_state.cc does it.
+    agent::Task verification = *task;
+    verification.step_id = commit->next_step_id;
+    verification.step = agent::VerifyStep();
+    loop_.PostAt(SystemClock().Monotonic() + kVerificationTakes, [this, number, verification] {
+      v1::ConnectRequest verdict;
+      *verdict.mutable_task_result() = Answer(verification);
+      links_[static_cast<size_t>(number)]->Send(std::move(verdict));
+    });
   }
 
   // Made once for each kind of step: on real hosts this is not work of one machine.

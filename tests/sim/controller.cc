@@ -191,7 +191,7 @@ void SimController::CarryOut(const std::string& id, const std::vector<controller
   for (const controller::Effect& effect : effects) {
     const controller::Operation& operation = running_.at(id).operation;
     if (const auto* step = std::get_if<controller::StartStep>(&effect)) {
-      SendAfterDelay(operation, *step);
+      if (!step->has_begun) SendAfterDelay(operation, *step);
       if (world_.bug() != Bug::kDeadlineForgotten) ArmDeadline(id, *step, step->delay + step->deadline);
       if (world_.bug() == Bug::kLockReleasedEarly && step->kind == controller::StepKind::kCommit) ReleaseLock(id);
       if ((world_.bug() == Bug::kCommitBeforeAllPrepared && step->kind == controller::StepKind::kPrepare) ||
@@ -457,7 +457,10 @@ void SimController::OnResult(int host, const agent::TaskResult& result) {
     if (!Take(id, event)) {
       if (process != process_ || !up_) return;
       After(kStoreRetry, [this, host, result, connection = connections_[host]] {
-        if (connections_[host] == connection) OnResult(host, result);
+        if (connections_[host] != connection) return;
+        agent::TaskResult again = result;
+        again.began_step_id.clear();
+        OnResult(host, again);
       });
       return;
     }

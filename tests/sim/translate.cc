@@ -136,6 +136,7 @@ agent::Task TaskFor(const controller::Operation& operation, const controller::St
       commit.unattended.undo_when_unhealthy = step.undo_when_unhealthy;
       commit.unattended.undo_when_unconfirmed = step.undo_when_unconfirmed;
       commit.unattended.verify = verify;
+      commit.next_step_id = step.next_step_id;
       task.step = commit;
       break;
     }
@@ -205,6 +206,7 @@ controller::StepResult ResultFor(const agent::TaskResult& result) {
   to.from_commit = result.from_commit;
   to.from_version = result.from_version;
   to.done_alone = result.done_alone;
+  to.began_step_id = result.began_step_id;
   if (result.pruned.has_value()) {
     to.pruned_releases = result.pruned->removed;
     to.pruned_bytes = result.pruned->freed_bytes;

@@ -255,6 +255,7 @@ absl::StatusOr<Task> FromWire(const v1::Task& wire) {
       step.unattended.undo_when_unhealthy = unattended.undo_when_unhealthy();
       step.unattended.undo_when_unconfirmed = unattended.undo_when_unconfirmed();
       step.unattended.verify = VerifyFromWire(unattended.verify());
+      step.next_step_id = wire.commit().next_step_id();
       task.step = step;
       return task;
     }
@@ -330,6 +331,7 @@ v1::Task ToWire(const Task& task) {
     unattended->set_undo_when_unhealthy(commit->unattended.undo_when_unhealthy);
     unattended->set_undo_when_unconfirmed(commit->unattended.undo_when_unconfirmed);
     *unattended->mutable_verify() = VerifyToWire(commit->unattended.verify);
+    wire.mutable_commit()->set_next_step_id(commit->next_step_id);
   } else if (const auto* verify = std::get_if<VerifyStep>(&task.step)) {
     *wire.mutable_verify() = VerifyToWire(verify->policy);
     wire.mutable_verify()->set_of_what_runs(verify->of_what_runs);
@@ -393,6 +395,7 @@ v1::TaskResult ToWire(const TaskResult& result) {
   wire.set_from_commit(result.from_commit);
   wire.set_from_version(Printable(result.from_version));
   wire.set_done_alone(result.done_alone);
+  wire.set_began_step_id(result.began_step_id);
   if (result.pruned.has_value()) {
     wire.mutable_pruned()->set_removed(result.pruned->removed);
     wire.mutable_pruned()->set_freed_bytes(result.pruned->freed_bytes);
@@ -437,6 +440,7 @@ TaskResult FromWire(const v1::TaskResult& wire) {
   result.from_commit = wire.from_commit();
   result.from_version = wire.from_version();
   result.done_alone = wire.done_alone();
+  result.began_step_id = wire.began_step_id();
   if (wire.has_pruned()) {
     result.pruned = Pruned{wire.pruned().removed(),
                            {wire.pruned().releases().begin(), wire.pruned().releases().end()},

@@ -104,15 +104,28 @@ class Decider {
     if (service.ended.size() > kResultsKept) service.ended.pop_front();
     state_.owed.push_back(result.step_id);
     if (state_.owed.size() > kResultsKept) state_.owed.pop_front();
+    const auto* commit = std::get_if<CommitStep>(&task.step);
+    const bool committed = commit != nullptr && result.status.ok() && result.state == HostState::kCommitted;
+    // Whoever waits comes first.
+    const bool goes_on = committed && !commit->next_step_id.empty() && !service.next.has_value();
+    if (goes_on) result.began_step_id = commit->next_step_id;
     Send(result);
-    if (const auto* commit = std::get_if<CommitStep>(&task.step);
-        commit != nullptr && result.state == HostState::kCommitted) {
+    if (commit != nullptr && result.state == HostState::kCommitted) {
       Unattended unattended;
       unattended.operation_id = task.operation_id;
       unattended.policy = commit->unattended;
       unattended.number = ++state_.unattended_count;
       service.unattended = unattended;
       effects_.emplace_back(ArmPatience{task.service, unattended.policy.patience, unattended.number});
+    }
+    if (goes_on) {
+      Task verification;
+      verification.operation_id = task.operation_id;
+      verification.step_id = commit->next_step_id;
+      verification.fencing_number = task.fencing_number;
+      verification.service = task.service;
+      verification.step = VerifyStep{commit->unattended.verify, false};
+      Begin(&service, verification);
     }
     if (service.awaits_ci_for == task.operation_id && EndsRedeploy(task, result)) service.awaits_ci_for.clear();
     if (alone) AfterAlone(&service, task, result);

@@ -78,6 +78,8 @@ struct PrepareStep {
 };
 struct CommitStep {
   UnattendedPolicy unattended;
+  // The verification with which the host goes on by itself; empty: it waits for the step.
+  std::string next_step_id;
 };
 struct VerifyStep {
   VerifyPolicy policy;
@@ -168,6 +170,9 @@ struct TaskResult {
   std::string from_commit;
   std::string from_version;
   bool done_alone = false;
+  // Of a commit: the verification with which this host goes on. Only in what is sent as it begins, never in what is
+  // recorded: by the time that is given again, the verification may have ended, and its result be forgotten.
+  std::string began_step_id;
   // Of a PruneStep.
   std::optional<Pruned> pruned;
   // Of an inspection with `examine`.
