@@ -947,6 +947,35 @@ TEST(Operation, TheLogsOfTheFirstHostsAreKept) {
   EXPECT_EQ(again.operation.logged_hosts, 2u);
 }
 
+TEST(Operation, AVerificationThatTheHostHasBegunIsNotSent) {
+  Walk walk;
+  walk.Begin(TwoWavePlan(3, OnFailure::kRevertAll, 3));
+  walk.EndSteps();
+  ASSERT_EQ(walk.operation.state, OperationState::kCommitting);
+  const std::vector<Effect> commits = OutstandingEffects(walk.operation, "");
+  ASSERT_EQ(commits.size(), 3u);
+  const auto verification_after = [&](size_t host, const std::string& began_step_id) {
+    StepResult committed;
+    committed.step_id = walk.operation.hosts[host].step_id;
+    committed.state = HostState::kCommitted;
+    committed.began_step_id = began_step_id;
+    walk.Take(StepEnded{walk.operation.hosts[host].plan.host, committed});
+    return std::get<StartStep>(walk.effects.at(0));
+  };
+  // It was told the step with the commit, and says that it is at it: the deadline runs, and nothing is sent.
+  const std::string told = std::get<StartStep>(commits[0]).next_step_id;
+  const StartStep begun = verification_after(0, told);
+  EXPECT_EQ(begun.kind, StepKind::kVerify);
+  EXPECT_EQ(begun.step_id, told);
+  EXPECT_GT(begun.deadline, absl::ZeroDuration());
+  EXPECT_TRUE(begun.has_begun);
+  EXPECT_FALSE(verification_after(1, "").has_begun) << "an older agent waits for it";
+  EXPECT_FALSE(verification_after(2, told).has_begun) << "that is another host's";
+  for (const Effect& effect : OutstandingEffects(walk.operation, "")) {
+    EXPECT_FALSE(std::get<StartStep>(effect).has_begun) << "who connects anew is asked for what is outstanding";
+  }
+}
+
 TEST(Operation, WhatPreparedAfterAllIsThrownAway) {
   Walk walk;
   walk.Begin(TwoWavePlan(2, OnFailure::kRevertAll, 2));
@@ -1000,6 +1029,24 @@ TEST(Operation, ALostReportAloneUndoesNoHealthyHost) {
   Walk walk = CutOffInTheFirstWave(OperationKind::kDeploy, OnFailure::kRevertWave);
   EXPECT_EQ(walk.operation.state, OperationState::kReverting);
   EXPECT_EQ(walk.operation.hosts[0].step_kind, StepKind::kRevert);
+}
+
+// h0 was verified, then left alone for so long that it looked again; what it found comes while it is being kept.
+TEST(Operation, AHostThatFellIllBeforeItWasKeptIsNoSuccess) {
+  Walk walk;
+  walk.Begin(TwoWavePlan(1, OnFailure::kHold, 1));
+  for (int i = 0; i < 3; ++i) walk.EndSteps();
+  ASSERT_EQ(walk.operation.state, OperationState::kKeeping);
+  StepResult alone;
+  alone.step_id = "alone/op/verify";
+  alone.done_alone = true;
+  alone.state = HostState::kCommitted;
+  alone.verdict = Verdict::kUnhealthy;
+  alone.message = "http: 503";
+  walk.Take(StepEnded{"h0", alone});
+  walk.EndSteps();
+  EXPECT_EQ(walk.operation.state, OperationState::kNeedsAttention);
+  EXPECT_THAT(walk.operation.summary, HasSubstr("h0: on the new state, NOT healthy (not healthy any more: http: 503)"));
 }
 
 TEST(Operation, AHostThatCannotBeReachedIsNotWaitedForAsLongAsOneThatCan) {

@@ -768,8 +768,9 @@ class Machine {
       }
       return;
     }
-    // A verification that was asked for is newer, or will be.
-    if (host->busy() || host->state != HostState::kCommitted || result.verdict != Verdict::kUnhealthy) return;
+    // A verification that was asked for is newer, or will be. One that is only to be kept is not verified again.
+    const bool verified_again = host->busy() && host->step_kind != StepKind::kKeep;
+    if (verified_again || host->state != HostState::kCommitted || result.verdict != Verdict::kUnhealthy) return;
     host->verdict = Verdict::kUnhealthy;
     Fail(host, absl::StrCat("not healthy any more: ", WhatIsSaid(result)));
   }

@@ -165,6 +165,7 @@ void Monitor::OnTaskArrived(int host, const agent::Task& task, bool recorded) {
   }
   at.highest_fencing_number = task.fencing_number;
   at.accepted.insert(task.step_id);
+  if (const auto* commit = std::get_if<agent::CommitStep>(&task.step)) at.follows.insert(commit->next_step_id);
 }
 
 void Monitor::OnStepBegins(int host, const agent::Task& task) {
@@ -181,7 +182,8 @@ void Monitor::OnStepBegins(int host, const agent::Task& task) {
     world_.Violate("nothing is done for a stale fencing number",
                    absl::StrCat(where, " of ", task.fencing_number, ", and has seen ", at.highest_fencing_number));
   }
-  if (at.accepted.count(task.step_id) == 0) {
+  const bool follows = at.follows.count(task.step_id) != 0;
+  if (at.accepted.count(task.step_id) == 0 && !follows) {
     world_.Violate("no step begins that is not written down", absl::StrCat(where, ", which its journal does not have"));
   }
   if (at.ended.count(task.step_id) != 0) {
@@ -191,8 +193,9 @@ void Monitor::OnStepBegins(int host, const agent::Task& task) {
   bool is_known = false;
   if (stored != nullptr) {
     for (const controller::HostProgress& progress : stored->replayed.hosts) {
-      is_known =
-          is_known || (progress.plan.host == World::HostName(host) && progress.attempt >= AttemptOf(task.step_id));
+      // What follows the commit is the attempt after it.
+      const uint32_t newest = progress.attempt + (follows ? 1 : 0);
+      is_known = is_known || (progress.plan.host == World::HostName(host) && newest >= AttemptOf(task.step_id));
     }
   }
   if (!is_known) {

@@ -74,6 +74,8 @@ class Monitor {
   struct OnHost {
     uint64_t highest_fencing_number = 0;
     std::set<std::string> accepted;
+    // Begun by the host itself after a commit that was accepted.
+    std::set<std::string> follows;
     std::set<std::string> stale;
     std::set<std::string> ended;
     std::map<std::string, uint64_t> answers;

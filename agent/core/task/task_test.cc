@@ -186,6 +186,54 @@ TEST(AgentState, TheDeadMansTimer) {
   }
 }
 
+TEST(AgentState, AHostThatHasCommittedGoesOnToVerify) {
+  CommitStep commit;
+  commit.unattended.verify.deadline = absl::Seconds(60);
+  commit.next_step_id = "v1";
+  const Task task = MakeTask("c1", 3, commit);
+  const auto begun = [](const std::vector<AgentEffect>& effects) {
+    const auto* run = Find<RunStep>(effects);
+    return run == nullptr ? "" : run->task.step_id;
+  };
+  {
+    Driver driver;
+    driver.Take(TaskArrived{task});
+    const std::vector<AgentEffect> effects = driver.Take(StepEnded{Done("c1", HostState::kCommitted)});
+    EXPECT_EQ(Find<SendResult>(effects)->result.began_step_id, "v1");
+    ASSERT_EQ(begun(effects), "v1");
+    const Task& verification = Find<RunStep>(effects)->task;
+    EXPECT_EQ(std::get<VerifyStep>(verification.step).policy.deadline, absl::Seconds(60));
+    EXPECT_EQ(verification.fencing_number, 3u);
+    // A controller that does not know of it asks for it: it runs once.
+    EXPECT_TRUE(driver.Take(TaskArrived{verification}).empty());
+    AgentState replayed;
+    for (const AgentEvent& event : driver.journal) replayed = Decide(replayed, event, kServices).state;
+    EXPECT_EQ(begun(Decide(replayed, Restarted{}, kServices).effects), "v1") << "a restart goes on with it";
+    // What is given again does not promise what may be over and forgotten.
+    EXPECT_EQ(Find<SendResult>(driver.Take(TaskArrived{task}))->result.began_step_id, "");
+    EXPECT_EQ(Find<SendResult>(driver.Take(LinkOpened{}))->result.began_step_id, "");
+    driver.Take(StepEnded{Done("v1", HostState::kCommitted, Verdict::kHealthy)});
+    EXPECT_EQ(Find<SendResult>(driver.Take(TaskArrived{verification}))->result.verdict, Verdict::kHealthy);
+  }
+  {
+    Driver driver;
+    driver.Take(TaskArrived{task});
+    TaskResult failed = Done("c1", HostState::kCommitted);
+    failed.status = absl::InternalError("does not start");
+    const std::vector<AgentEffect> effects = driver.Take(StepEnded{failed});
+    EXPECT_EQ(Find<SendResult>(effects)->result.began_step_id, "");
+    EXPECT_EQ(begun(effects), "") << "a commit that failed is not verified";
+  }
+  {
+    Driver driver;
+    driver.Take(TaskArrived{task});
+    driver.Take(TaskArrived{MakeTask("r1", 3, RevertStep())});
+    const std::vector<AgentEffect> effects = driver.Take(StepEnded{Done("c1", HostState::kCommitted)});
+    EXPECT_EQ(Find<SendResult>(effects)->result.began_step_id, "");
+    EXPECT_EQ(begun(effects), "r1") << "whoever waits comes first";
+  }
+}
+
 TEST(AgentState, WhoeverKeepsOrRevertsTakesOverFromTheTimer) {
   Driver driver;
   driver.Take(TaskArrived{MakeTask("c", 1, CommitStep())});
