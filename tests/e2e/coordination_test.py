@@ -146,6 +146,7 @@ class Coordination(unittest.TestCase):
         self.assertTrue(run["emergency"])
         shown = fleet.rbctl("show", run["id"]).out
         self.assertIn("gate approval skipped (--emergency)", shown)
+
         def after():
             newest = fleet.rbctl_json("history", "prod", "--limit", "1")["operations"][0]
             return newest["kind"] == "verification" and newest["outcome"] == "succeeded" and newest
