@@ -22,6 +22,7 @@ namespace {
 
 using agent::Cause;
 using agent::Components;
+using agent::Current;
 using agent::Engine;
 using agent::EngineTarget;
 using agent::OpenTransaction;
@@ -239,6 +240,22 @@ std::string RollbackScenario::Check(const std::string& root, const std::vector<s
   const size_t least = reached("undone-2") ? 2 : reached("backed-up") ? 3 : reached("prepared") ? 2 : 1;
   if (releases->size() < least) {
     return absl::StrCat("after '", last, "' there are only ", releases->size(), " releases");
+  }
+  if (last == "kept") {
+    const absl::StatusOr<Current> current = (*engine)->GetCurrent();
+    if (!current.ok()) return absl::StrCat("current: ", current.status().ToString());
+    const auto standing_of = [&](const std::string& name) {
+      const auto found = std::find_if(releases->begin(), releases->end(),
+                                      [&](const Release& release) { return release.name == name; });
+      return found == releases->end() ? Standing::kUnknown : found->standing;
+    };
+    if (standing_of(first_release_) != Standing::kGood) return "what was kept as good is not";
+    const auto bad = std::find_if(releases->begin(), releases->end(),
+                                  [](const Release& release) { return release.standing == Standing::kBad; });
+    if (bad == releases->end()) return "what was replaced as bad is not";
+    // The backup after it may have been taken before it was acknowledged.
+    const bool is_backup = releases->size() > 2 && current->release_name != bad->name;
+    if (current->release_name != first_release_ && !is_backup) return "what was kept is not the current release";
   }
   // The host has to be of use afterwards, not only whole.
   const absl::StatusOr<OpenTransaction> open = (*engine)->GetOpenTransaction();

@@ -33,6 +33,7 @@
 namespace rb::agent {
 namespace {
 
+using ::testing::Each;
 using testing::FailsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -563,6 +564,36 @@ TEST_F(EngineTest, DamageIsHealedFromTheLiveTreeWhereTheDigestMatches) {
   auto restored = Describe(tree_.tree);
   EXPECT_EQ(restored["lib/bot.py"], first.at("lib/bot.py"));
   EXPECT_EQ(restored["data/bot.db"], first.at("data/bot.db"));
+}
+
+TEST_F(EngineTest, DamageWithinALargeFileIsHealedPieceByPiece) {
+  std::mt19937_64 random(7);
+  std::string large(size_t{4} << 20, '\0');
+  for (char& c : large) c = static_cast<char>(random());
+  Put(At("data/large"), large);
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  const std::string pack = folder_ / "state/store/packs/00000001.pack";
+  RB_ASSERT_OK_AND_ASSIGN(const std::string whole, ReadFile(pack));
+  RB_ASSERT_OK(WriteFileDurably(pack, std::string(whole.size(), '\0')));
+  // All of it is there but its last piece.
+  std::string changed = large;
+  changed.back() = static_cast<char>(~changed.back());
+  Put(At("data/large"), changed);
+  RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(release.name));
+  EXPECT_EQ(proof.findings.size(), 1u) << absl::StrJoin(proof.findings, "\n");
+  EXPECT_GE(proof.healed.size(), 4u) << absl::StrJoin(proof.healed, "\n");
+  EXPECT_THAT(proof.healed, Each(HasSubstr("healed from the live tree's data/large")));
+  Put(At("data/large"), large);
+  RB_ASSERT_OK_AND_ASSIGN(const ProofReport again, engine_->Prove(release.name));
+  EXPECT_THAT(again.findings, IsEmpty());
+  EXPECT_EQ(again.healed.size(), 1u) << absl::StrJoin(again.healed, "\n");
+}
+
+TEST_F(EngineTest, AProofComparesWhatIsGivenBack) {
+  MakeFirst();
+  RB_ASSERT_OK_AND_ASSIGN(const Release release, engine_->Capture({}));
+  RB_ASSERT_OK_AND_ASSIGN(const ProofReport proof, engine_->Prove(release.name));
+  EXPECT_THAT(proof.findings, IsEmpty()) << absl::StrJoin(proof.findings, "\n");
 }
 
 TEST_F(EngineTest, DamageOfOneOfTwoCopiesIsHealedFromTheOther) {

@@ -226,7 +226,9 @@ absl::Status ApplyAttributesToNewFile(int fd, const Attributes& attributes, cons
   if (fchown(fd, attributes.uid, attributes.gid) != 0) {
     return ErrnoStatus(errno, absl::StrCat("set owner ", attributes.uid, ":", attributes.gid, " of ", path_for_errors));
   }
-  if (fchmod(fd, attributes.mode) != 0) return ErrnoStatus(errno, absl::StrCat("set mode of ", path_for_errors));
+  if (!RB_PLANTED_BUG("mode-not-restored") && fchmod(fd, attributes.mode) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("set mode of ", path_for_errors));
+  }
   for (const auto& [key, value] : *attributes.xattrs) {
     if (fsetxattr(fd, key.c_str(), value.data(), value.size(), 0) != 0) {
       return ErrnoStatus(errno, absl::StrCat("set extended attribute ", key, " of ", path_for_errors));
