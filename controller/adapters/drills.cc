@@ -21,6 +21,9 @@ namespace {
 
 constexpr char kPrefix[] = "drill-";
 constexpr absl::Duration kStoreRetry = absl::Seconds(2);
+// After a start of ours. They dial again every five seconds at least.
+constexpr absl::Duration kAgentsComeBack = absl::Seconds(15);
+constexpr absl::Duration kLookForAgents = absl::Milliseconds(100);
 constexpr size_t kMostRunning = 20;
 constexpr size_t kLongestKey = 64;
 constexpr size_t kDrillsListed = 50;
@@ -107,6 +110,7 @@ absl::StatusOr<std::unique_ptr<Drills::Running>> Drills::Load(const std::string&
 }
 
 absl::Status Drills::Resume() {
+  resumed_ = clock_.Monotonic();
   RB_RETURN_IF_ERROR(LearnEnded());
   RB_ASSIGN_OR_RETURN(const std::vector<std::string> ids, store_.Unfinished());
   for (const std::string& id : ids) {
@@ -199,9 +203,28 @@ void Drills::CarryOut(const std::string& id, const std::vector<DrillEffect>& eff
   }
 }
 
+bool Drills::WaitsForAgents(const Drill& drill) const {
+  return clock_.Monotonic() - resumed_ < kAgentsComeBack &&
+         std::any_of(drill.hosts.begin(), drill.hosts.end(),
+                     [this](const DrillHost& host) { return !driver_.agents().IsConnected(host.host); });
+}
+
 void Drills::Begin(const std::string& id, const BeginOperation& effect) {
   const auto found = running_.find(id);
   if (found == running_.end()) return;
+  if (WaitsForAgents(found->second->drill)) {
+    // No drill is to fail because we were back before them. What is outstanding then may be something else.
+    loop_.PostAt(clock_.Monotonic() + kLookForAgents, [this, id, role = effect.role] {
+      const auto still = running_.find(id);
+      if (still == running_.end()) return;
+      for (const DrillEffect& outstanding :
+           OutstandingDrillEffects(still->second->drill, "", Elapsed(*still->second))) {
+        const auto* begin = std::get_if<BeginOperation>(&outstanding);
+        if (begin != nullptr && begin->role == role) Begin(id, *begin);
+      }
+    });
+    return;
+  }
   driver_.Start(
       effect.spec, found->second->drill.requested_by, KeyOf(id, effect.role), nullptr,
       [this, id, role = effect.role](const Driver::Started& started) {

@@ -80,6 +80,8 @@ class Drills final : public DriverObserver {
   absl::Status Take(const std::string& id, Body body);
   absl::Status TakeEvent(Running* running, const DrillEventRecord& event);
   void CarryOut(const std::string& id, const std::vector<DrillEffect>& effects);
+  // After a restart, until they have had the time to connect again.
+  bool WaitsForAgents(const Drill& drill) const;
   void Begin(const std::string& id, const BeginOperation& effect);
   void Send(const std::string& id, const SendFault& effect);
   void SeeOperation(const std::string& drill_id, const std::string& operation_id);
@@ -94,6 +96,7 @@ class Drills final : public DriverObserver {
   AgentSender& sender_;
   EventLoop& loop_;
   Clock& clock_;
+  absl::Duration resumed_ = -absl::InfiniteDuration();
   std::map<std::string, std::unique_ptr<Running>> running_;
   EndedDrills ended_{fleet_};
   // Passed drills that could not go on in their next environment, and why; the newest.

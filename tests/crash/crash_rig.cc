@@ -12,6 +12,7 @@
 #include <exception>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
@@ -126,6 +127,7 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
   RB_ASSIGN_OR_RETURN(report.operations, disk->OperationCount());
   RB_ASSIGN_OR_RETURN(const std::vector<Mark> marks, disk->Marks());
   const size_t prefixes = report.operations + 1;
+  std::set<uint64_t> contents;
   for (size_t i = 0; i < options.states; ++i) {
     // In rising order; when there are fewer prefixes than states, each is visited several times, reordered.
     const size_t position =
@@ -138,6 +140,8 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
       if (mark.position <= position) acknowledged.push_back(mark.text);
     }
     RB_RETURN_IF_ERROR(disk->ShowState(position, seed));
+    RB_ASSIGN_OR_RETURN(const uint64_t shown, disk->Shown());
+    contents.insert(shown);
     std::string finding;
     if (const absl::Status mounted = Mount(disk->device(), root, options.filesystem); !mounted.ok()) {
       finding = std::string(mounted.message());
@@ -160,6 +164,7 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
       }
     }
   }
+  report.distinct_states = contents.size();
   return report;
 }
 

@@ -35,6 +35,8 @@ struct RigReport {
   size_t operations = 0;
   size_t states = 0;
   size_t reordered_states = 0;
+  // How many of them had a content that no other had before.
+  size_t distinct_states = 0;
   // States in which `check` found something, and the first findings with the state that replays them.
   size_t bad_states = 0;
   std::vector<std::string> findings;

@@ -49,8 +49,8 @@ void VisitStates(const char* filesystem, RollbackScenario scenario, size_t part)
   const absl::StatusOr<RigReport> report = VisitCrashStates(workload, options);
   if (absl::IsUnavailable(report.status())) GTEST_SKIP() << report.status();
   ASSERT_TRUE(report.ok()) << report.status();
-  std::printf("%s: %zu operations, %zu states (%zu reordered), %zu bad\n", filesystem, report->operations,
-              report->states, report->reordered_states, report->bad_states);
+  std::printf("%s: %zu operations, %zu states (%zu distinct, %zu reordered), %zu bad\n", filesystem, report->operations,
+              report->states, report->distinct_states, report->reordered_states, report->bad_states);
   EXPECT_EQ(report->states, options.states);
   EXPECT_EQ(report->bad_states, 0u) << absl::StrJoin(report->findings, "\n");
 }

@@ -22,6 +22,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -52,6 +53,10 @@ struct Disk {
   Pages base;                  // recorded operations below `applied` are in it as well
   size_t applied = 0;          // how many operations `base` holds
   Pages overlay;               // while showing: what is on top of `base`
+  // Of the content: of each page of `base`, their sum, and of all that was shown last.
+  std::unordered_map<uint64_t, uint64_t> base_numbers;
+  uint64_t base_sum = 0;
+  uint64_t shown = 0;
   std::vector<DiskOperation> operations;
   std::vector<Mark> marks;
 };
@@ -76,6 +81,30 @@ void WriteInto(Pages* pages, const Pages* below, uint64_t offset, const char* da
     data += part;
     size -= part;
   }
+}
+
+uint64_t NumberOf(uint64_t page_number, const Page& page) {
+  return absl::HashOf(page_number, absl::string_view(page.data(), page.size()));
+}
+
+// After a write to that page of the base.
+void CountBasePage(uint64_t page_number) {
+  uint64_t& number = disk->base_numbers[page_number];
+  disk->base_sum -= number;
+  number = NumberOf(page_number, *disk->base.at(page_number));
+  disk->base_sum += number;
+}
+
+// A sum, so that the order of the pages does not matter.
+uint64_t NumberOfAll() {
+  uint64_t sum = disk->base_sum;
+  for (const auto& [page_number, page] : disk->overlay) {
+    if (const auto below = disk->base_numbers.find(page_number); below != disk->base_numbers.end()) {
+      sum -= below->second;
+    }
+    sum += NumberOf(page_number, *page);
+  }
+  return sum;
 }
 
 int Control(const std::string& command) {
@@ -105,9 +134,14 @@ int Control(const std::string& command) {
     while (last_flush > 0 && !disk->operations[last_flush - 1].is_flush) --last_flush;
     // States are shown in rising order: the base only ever grows.
     if (disk->applied > last_flush) return -EINVAL;
+    if (disk->base_numbers.empty()) {
+      for (const auto& [page_number, page] : disk->base) CountBasePage(page_number);
+    }
     for (; disk->applied < last_flush; ++disk->applied) {
       const DiskOperation& operation = disk->operations[disk->applied];
       WriteInto(&disk->base, nullptr, operation.offset, operation.data.data(), operation.data.size());
+      const uint64_t end = operation.offset + operation.data.size();
+      for (uint64_t page = operation.offset / kPageBytes; page * kPageBytes < end; ++page) CountBasePage(page);
     }
     disk->overlay.clear();
     std::mt19937_64 random(seed);
@@ -116,6 +150,7 @@ int Control(const std::string& command) {
       const DiskOperation& operation = disk->operations[i];
       WriteInto(&disk->overlay, &disk->base, operation.offset, operation.data.data(), operation.data.size());
     }
+    disk->shown = NumberOfAll();
     return 0;
   }
   return -EINVAL;
@@ -125,7 +160,7 @@ bool IsDisk(const char* path) { return std::strcmp(path, "/disk") == 0; }
 bool IsControl(const char* path) { return std::strcmp(path, "/control") == 0; }
 
 std::string ReportText() {
-  std::string text = absl::StrCat(disk->operations.size(), "\n");
+  std::string text = absl::StrCat(disk->operations.size(), " ", disk->shown, "\n");
   for (const Mark& mark : disk->marks) absl::StrAppend(&text, mark.position, " ", mark.text, "\n");
   return text;
 }
@@ -303,8 +338,16 @@ absl::Status RecordingDisk::AddMark(const std::string& text) { return Command(ab
 absl::StatusOr<size_t> RecordingDisk::OperationCount() {
   RB_ASSIGN_OR_RETURN(const std::string report, Report());
   size_t count = 0;
-  if (!absl::SimpleAtoi(report.substr(0, report.find('\n')), &count)) return absl::InternalError("no count in report");
+  if (!absl::SimpleAtoi(report.substr(0, report.find(' ')), &count)) return absl::InternalError("no count in report");
   return count;
+}
+
+absl::StatusOr<uint64_t> RecordingDisk::Shown() {
+  RB_ASSIGN_OR_RETURN(const std::string report, Report());
+  const std::vector<std::string> words = absl::StrSplit(report.substr(0, report.find('\n')), ' ');
+  uint64_t shown = 0;
+  if (words.size() != 2 || !absl::SimpleAtoi(words[1], &shown)) return absl::InternalError("no state in report");
+  return shown;
 }
 
 absl::StatusOr<std::vector<Mark>> RecordingDisk::Marks() {

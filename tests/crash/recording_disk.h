@@ -45,6 +45,8 @@ class RecordingDisk {
   // call. With a seed other than 0, each write since the last flush is there or not by chance: a disk may write in any
   // order between flushes. Nothing may be mounted.
   absl::Status ShowState(size_t operations, uint64_t seed);
+  // Of the whole content that ShowState showed last: states with the same content have the same number.
+  absl::StatusOr<uint64_t> Shown();
 
  private:
   RecordingDisk(std::string folder, pid_t server) : folder_(std::move(folder)), server_(server) {}
