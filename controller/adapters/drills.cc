@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/adapters/proto_time.h"
+#include "common/failpoint.h"
 #include "common/ids.h"
 #include "common/log.h"
 #include "common/status.h"
@@ -225,6 +226,7 @@ void Drills::Begin(const std::string& id, const BeginOperation& effect) {
     });
     return;
   }
+  RB_FAILPOINT("controller.drills.before-begin");
   driver_.Start(
       effect.spec, found->second->drill.requested_by, KeyOf(id, effect.role), nullptr,
       [this, id, role = effect.role](const Driver::Started& started) {

@@ -171,6 +171,20 @@ class Drills(DrillTest):
         shown = self.wait_for_state(drill, "passed", "missed_target", "failed")
         self.assertEqual(shown["state"], "passed", shown)
 
+    def test_a_controller_that_is_back_before_its_agents_waits_for_them(self):
+        fleet = self.fleet
+        fleet.kill("controller")
+        fleet.start_controller(failpoint="controller.drills.before-begin")
+        fleet.wait_connected()
+        drill = self.begin("bad-code", "test")
+        wait_for(lambda: fleet.ended("controller"), "the controller to be killed", 60)
+        fleet.kill("test-1")
+        fleet.start_controller()
+        wait_for(lambda: self.shown(drill)["state"] != "accepted", "the drill to be taken up", 60)
+        fleet.start_agent("test-1")
+        shown = self.wait_for_state(drill, "passed", "missed_target", "failed")
+        self.assertEqual(shown["state"], "passed", shown)
+
     def test_agent_and_controller_killed_while_a_fault_is_in(self):
         fleet = self.fleet
         drill = self.begin("bad-code", "prod", "--by-hand", "--reason", "kill")
