@@ -266,6 +266,11 @@ class Reader {
       Complain(path + ".wave.max_unavailable",
                absl::StrCat("'", most, "' is neither a number of hosts from 1 nor a percentage from 1% to 100%"));
     }
+    if (!config.wave().canary().empty() && !ParseWaveSize(config.wave().canary(), &service.canary.emplace())) {
+      Complain(path + ".wave.canary", absl::StrCat("'", config.wave().canary(),
+                                                   "' is neither a number of hosts from 1 nor "
+                                                   "a percentage from 1% to 100%"));
+    }
     const std::string& on_failure = config.wave().on_failure();
     if (on_failure == "revert") {
       service.on_failure = OnFailure::kRevertWave;

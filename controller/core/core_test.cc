@@ -130,18 +130,24 @@ TEST(Waves, Table) {
   ASSERT_TRUE(ParseWaveSize("50%", &size));
   const WaveSize any;
   const auto healthy = [](size_t count) { return std::vector<bool>(count, true); };
-  EXPECT_THAT(AssignWaves(healthy(5), size, any), ElementsAre(1, 1, 1, 2, 2));
+  const std::optional<WaveSize> none;
+  EXPECT_THAT(AssignWaves(healthy(5), size, any, none), ElementsAre(1, 1, 1, 2, 2));
   ASSERT_TRUE(ParseWaveSize("1", &size));
-  EXPECT_THAT(AssignWaves(healthy(3), size, any), ElementsAre(1, 2, 3));
+  EXPECT_THAT(AssignWaves(healthy(3), size, any, none), ElementsAre(1, 2, 3));
   ASSERT_TRUE(ParseWaveSize("1%", &size));
-  EXPECT_THAT(AssignWaves(healthy(2), size, any), ElementsAre(1, 2));
-  EXPECT_TRUE(AssignWaves({}, size, any).empty());
+  EXPECT_THAT(AssignWaves(healthy(2), size, any, none), ElementsAre(1, 2));
+  EXPECT_TRUE(AssignWaves({}, size, any, none).empty());
   // At most one healthy host away at a time; those that are down already cost nothing.
   WaveSize one;
   ASSERT_TRUE(ParseWaveSize("1", &one));
-  EXPECT_THAT(AssignWaves(healthy(3), any, one), ElementsAre(1, 2, 3));
-  EXPECT_THAT(AssignWaves({false, false, true, true, false}, any, one), ElementsAre(1, 1, 1, 2, 2));
-  EXPECT_THAT(AssignWaves({false, false, false}, any, one), ElementsAre(1, 1, 1));
+  EXPECT_THAT(AssignWaves(healthy(3), any, one, none), ElementsAre(1, 2, 3));
+  EXPECT_THAT(AssignWaves({false, false, true, true, false}, any, one, none), ElementsAre(1, 1, 1, 2, 2));
+  EXPECT_THAT(AssignWaves({false, false, false}, any, one, none), ElementsAre(1, 1, 1));
+  // The first wave alone is as small as the canary, and never larger than the others, nor than may be away.
+  EXPECT_THAT(AssignWaves(healthy(5), WaveSize{2, 0}, any, one), ElementsAre(1, 2, 2, 3, 3));
+  EXPECT_THAT(AssignWaves(healthy(4), WaveSize{1, 0}, any, WaveSize{3, 0}), ElementsAre(1, 2, 3, 4));
+  EXPECT_THAT(AssignWaves(healthy(4), any, one, WaveSize{2, 0}), ElementsAre(1, 2, 3, 4));
+  EXPECT_THAT(AssignWaves(healthy(5), any, any, WaveSize{0, 25}), ElementsAre(1, 1, 2, 2, 2));
 }
 
 TEST(Scope, RefusesWithTheNearestSpellingAndChangesNothing) {
@@ -277,6 +283,33 @@ TEST(Plan, WhatWasGoodBeforeNeedsNoSoakAndStillGoesWaveByWave) {
     ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
     EXPECT_EQ(plan.verify_soak, one.soak) << (&one - cases);
     EXPECT_EQ(plan.wave_count, 2u) << (&one - cases);
+  }
+}
+
+TEST(Plan, NewCodeGoesToTheCanaryFirst) {
+  Fleet fleet = TestFleet();
+  fleet.services["bot"].canary = WaveSize{1, 0};
+  const struct {
+    OperationKind kind;
+    Candidate target;
+    bool emergency;
+    uint32_t waves;
+  } cases[] = {
+      {OperationKind::kDeploy, Git("aaaa"), false, 2},
+      {OperationKind::kDeploy, Git("aaaa"), true, 1},
+      {OperationKind::kRollback, Backup("aaaa", Durability::kProved), false, 1},
+      {OperationKind::kRollback, Backup("aaaa", Durability::kProved, Standing::kUnknown), false, 2},
+  };
+  for (const auto& one : cases) {
+    OperationSpec spec = Rollback();
+    spec.kind = one.kind;
+    spec.emergency = one.emergency;
+    spec.target.kind = TargetReference::Kind::kNamed;
+    spec.target.name = "aaaa";
+    const Plan plan = MakePlan(ResolveScope(spec, fleet), fleet,
+                               {{"prod-1", Answer({one.target})}, {"prod-2", Answer({one.target})}}, Passed("aaaa"));
+    ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
+    EXPECT_EQ(plan.wave_count, one.waves) << (&one - cases);
   }
 }
 
@@ -486,7 +519,7 @@ Plan TwoWavePlan(size_t count, OnFailure on_failure, size_t wave_size) {
   plan.target = absl::Minutes(3);
   WaveSize size;
   size.count = static_cast<uint32_t>(wave_size);
-  const std::vector<uint32_t> waves = AssignWaves(std::vector<bool>(count, true), size, WaveSize());
+  const std::vector<uint32_t> waves = AssignWaves(std::vector<bool>(count, true), size, WaveSize(), std::nullopt);
   for (size_t i = 0; i < count; ++i) {
     HostPlan host;
     host.host = absl::StrCat("h", i);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,8 @@ struct FleetService {
   absl::Duration target_redeploy = absl::Minutes(10);
   absl::Duration target_git = absl::Minutes(2);
   WaveSize wave;
+  // New code goes to so many hosts of an environment first. Absent: the first wave is as large as the others.
+  std::optional<WaveSize> canary;
   // Healthy hosts of one environment that may be out of service at the same time. {0, 100}: no other bound than `wave`.
   WaveSize max_unavailable;
   OnFailure on_failure = OnFailure::kRevertAll;

@@ -617,8 +617,11 @@ class Planner {
         changing.push_back(&host);
         healthy.push_back(InspectionOf(host.host).verdict != Verdict::kUnhealthy);
       }
+      // As with the soak.
+      const bool has_canary = service.canary.has_value() && IsNewCode() && !spec().emergency && !at_once;
       const std::vector<uint32_t> waves =
-          AssignWaves(healthy, at_once ? everything : service.wave, at_once ? everything : service.max_unavailable);
+          AssignWaves(healthy, at_once ? everything : service.wave, at_once ? everything : service.max_unavailable,
+                      has_canary ? service.canary : std::nullopt);
       for (size_t i = 0; i < changing.size(); ++i) changing[i]->wave = plan_.wave_count + waves[i];
       if (!changing.empty()) {
         NeedApproval(environment, plan_.wave_count + 1);
@@ -626,8 +629,10 @@ class Planner {
         Explain(Rule::kWave, at_once ? absl::StrCat(environment, ": all at once; nothing is changed")
                                      : absl::StrCat(environment, ": ", changing.size(),
                                                     changing.size() == 1 ? " host in " : " hosts in ", count,
-                                                    count == 1 ? " wave" : " waves", " (size ", TextOf(service.wave),
-                                                    ", max_unavailable ", TextOf(service.max_unavailable), ")"));
+                                                    count == 1 ? " wave" : " waves", " (",
+                                                    has_canary ? "canary " + TextOf(*service.canary) + ", " : "",
+                                                    "size ", TextOf(service.wave), ", max_unavailable ",
+                                                    TextOf(service.max_unavailable), ")"));
       }
       plan_.wave_count += waves.empty() ? 0 : waves.back();
     }
@@ -665,15 +670,13 @@ class Planner {
                                             : host.method == Method::kRedeploy ? service.target_redeploy
                                                                                : service.target_backup);
     }
-    // What was good before needs no soak: the soak is for new code.
-    const bool new_code = spec().kind == OperationKind::kDeploy || !was_good_;
-    plan_.verify_soak = spec().emergency || !new_code ? absl::ZeroDuration() : service.verify_soak;
+    plan_.verify_soak = spec().emergency || !IsNewCode() ? absl::ZeroDuration() : service.verify_soak;
     if (spec().kind == OperationKind::kVerification) {
       plan_.verify_soak = service.verify_watch >= absl::ZeroDuration()
                               ? service.verify_watch
                               : std::max(service.verify_soak, kSoakOfAVerification);
     }
-    ExplainVerification(new_code);
+    ExplainVerification();
     if (spec().emergency) {
       plan_.notes.emplace_back(
           "emergency: gates, the soak and the probes that need time are skipped; a verification follows");
@@ -686,11 +689,14 @@ class Planner {
     LeaveDetailsOut();
   }
 
-  void ExplainVerification(bool new_code) {
+  // What was good before needs neither soak nor canary: they are for new code.
+  bool IsNewCode() const { return spec().kind == OperationKind::kDeploy || !was_good_; }
+
+  void ExplainVerification() {
     const std::string watched = spec().kind == OperationKind::kVerification
                                     ? absl::StrCat("through ", FormatSeconds(plan_.verify_soak))
                                 : spec().emergency ? std::string("without a soak: an emergency")
-                                : !new_code        ? std::string("without a soak: the target was good before")
+                                : !IsNewCode()     ? std::string("without a soak: the target was good before")
                                 : plan_.verify_soak == absl::ZeroDuration()
                                     ? std::string("without a soak: the fleet file names none")
                                     : absl::StrCat("new code: a soak of ", FormatSeconds(plan_.verify_soak));

@@ -288,10 +288,10 @@ Plan MakePlan(const Scope& scope, const Fleet& fleet, const std::map<std::string
               const PlanningHistory& history);
 
 // Wave numbers from 1, in the hosts' order. A wave has at most `size` of them (percent is rounded up), and at most
-// `max_unavailable` of those that are healthy, but at least one. `healthy`: an entry for each host that is to be
-// changed.
+// `max_unavailable` of those that are healthy, but at least one; the first one at most `canary`, if that is given.
+// `healthy`: an entry for each host that is to be changed.
 std::vector<uint32_t> AssignWaves(const std::vector<bool>& healthy, const WaveSize& size,
-                                  const WaveSize& max_unavailable);
+                                  const WaveSize& max_unavailable, const std::optional<WaveSize>& canary);
 
 // "50%" or "2". False for anything else, 0, or more than 100%.
 bool ParseWaveSize(absl::string_view text, WaveSize* size);

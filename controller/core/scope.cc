@@ -225,7 +225,7 @@ void NarrowToUndone(const PlanningHistory& history, Scope* scope) {
 }
 
 std::vector<uint32_t> AssignWaves(const std::vector<bool>& healthy, const WaveSize& size,
-                                  const WaveSize& max_unavailable) {
+                                  const WaveSize& max_unavailable, const std::optional<WaveSize>& canary) {
   const auto count = [&](const WaveSize& of) {
     const size_t hosts = of.count != 0 ? of.count : (healthy.size() * of.percent + 99) / 100;
     return std::max<size_t>(hosts, 1);
@@ -235,7 +235,8 @@ std::vector<uint32_t> AssignWaves(const std::vector<bool>& healthy, const WaveSi
   size_t in_wave = 0;
   size_t taken_away = 0;
   for (const bool is_healthy : healthy) {
-    if (in_wave == count(size) || (is_healthy && taken_away == count(max_unavailable))) {
+    const size_t most = wave == 1 && canary.has_value() ? std::min(count(*canary), count(size)) : count(size);
+    if (in_wave == most || (is_healthy && taken_away == count(max_unavailable))) {
       ++wave;
       in_wave = taken_away = 0;
     }

@@ -95,9 +95,10 @@ class BadInput(unittest.TestCase):
         with open(self.fleet.path("fleet.yaml"), encoding="utf-8") as f:
             good = f.read()
         path = self.fleet.path("other.yaml")
-        for wave in ("0%", "500%", "0", "-1", "many"):
+        for wave, of in (("0%", "size"), ("500%", "size"), ("0", "size"), ("-1", "size"), ("many", "size"),
+                         ("500%", "canary")):
             with open(path, "w", encoding="utf-8") as f:
-                f.write(good.replace('size: "100%"', f'size: "{wave}"'))
+                f.write(good.replace('size: "100%"', f'{of}: "{wave}"'))
             run = self.fleet.program("rb-controller", "check", "--fleet", path, code=USAGE)
             self.assertIn(wave, run.err)
             self.assertRegex(run.err, r"other\.yaml:\d+")
