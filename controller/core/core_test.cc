@@ -257,6 +257,17 @@ TEST(Plan, AProvedBackupThenGitThenABackupThatIsNotProved) {
 }
 
 // Soaks are meant for new code; all at once is an outage, whatever is gone back to.
+// To what both hosts of prod offer as aaaa.
+Plan PlanOf(const Fleet& fleet, OperationKind kind, const Candidate& target, bool emergency) {
+  OperationSpec spec = Rollback();
+  spec.kind = kind;
+  spec.emergency = emergency;
+  spec.target.kind = TargetReference::Kind::kNamed;
+  spec.target.name = "aaaa";
+  return MakePlan(ResolveScope(spec, fleet), fleet, {{"prod-1", Answer({target})}, {"prod-2", Answer({target})}},
+                  Passed("aaaa"));
+}
+
 TEST(Plan, WhatWasGoodBeforeNeedsNoSoakAndStillGoesWaveByWave) {
   Fleet fleet = TestFleet();
   fleet.services["bot"].verify_soak = absl::Minutes(2);
@@ -273,13 +284,7 @@ TEST(Plan, WhatWasGoodBeforeNeedsNoSoakAndStillGoesWaveByWave) {
       {OperationKind::kDeploy, Git("aaaa"), false, absl::Minutes(2)},
   };
   for (const auto& one : cases) {
-    OperationSpec spec = Rollback();
-    spec.kind = one.kind;
-    spec.emergency = one.emergency;
-    spec.target.kind = TargetReference::Kind::kNamed;
-    spec.target.name = "aaaa";
-    const Plan plan = MakePlan(ResolveScope(spec, fleet), fleet,
-                               {{"prod-1", Answer({one.target})}, {"prod-2", Answer({one.target})}}, Passed("aaaa"));
+    const Plan plan = PlanOf(fleet, one.kind, one.target, one.emergency);
     ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
     EXPECT_EQ(plan.verify_soak, one.soak) << (&one - cases);
     EXPECT_EQ(plan.wave_count, 2u) << (&one - cases);
@@ -301,13 +306,7 @@ TEST(Plan, NewCodeGoesToTheCanaryFirst) {
       {OperationKind::kRollback, Backup("aaaa", Durability::kProved, Standing::kUnknown), false, 2},
   };
   for (const auto& one : cases) {
-    OperationSpec spec = Rollback();
-    spec.kind = one.kind;
-    spec.emergency = one.emergency;
-    spec.target.kind = TargetReference::Kind::kNamed;
-    spec.target.name = "aaaa";
-    const Plan plan = MakePlan(ResolveScope(spec, fleet), fleet,
-                               {{"prod-1", Answer({one.target})}, {"prod-2", Answer({one.target})}}, Passed("aaaa"));
+    const Plan plan = PlanOf(fleet, one.kind, one.target, one.emergency);
     ASSERT_FALSE(plan.refusal.refused()) << plan.refusal.message;
     EXPECT_EQ(plan.wave_count, one.waves) << (&one - cases);
   }
