@@ -101,7 +101,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path, Mode
   const int flags = mode == Mode::kMake       ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
                     : mode == Mode::kExisting ? SQLITE_OPEN_READWRITE
                                               : SQLITE_OPEN_READONLY;
-  const int opened = sqlite3_open_v2(path.c_str(), &database, flags | SQLITE_OPEN_FULLMUTEX, nullptr);
+  const int opened = sqlite3_open_v2(path.c_str(), &database, flags | SQLITE_OPEN_NOMUTEX, nullptr);
   std::unique_ptr<Store> store(new Store(database, path + ".reserve"));
   if (opened != SQLITE_OK) return SqliteStatus(database, absl::StrCat("open ", path));
   sqlite3_busy_timeout(database, kBusyTimeoutMs);

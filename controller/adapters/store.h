@@ -168,7 +168,8 @@ class Store {
   absl::Status Setup(Mode mode) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Mutex mutex_;
-  sqlite3* const database_;
+  // Has no lock of its own: not without mutex_, statements included.
+  sqlite3* const database_ ABSL_PT_GUARDED_BY(mutex_);
   const std::string reserve_path_;
 };
 

@@ -150,11 +150,17 @@ struct FleetClient::Channel {
   absl::StatusOr<Response> Once(grpc::Status (v1::FleetService::Stub::*method)(grpc::ClientContext*, const Request&,
                                                                                Response*),
                                 const Request& request, absl::Duration timeout) {
+    Response response;
+    RB_RETURN_IF_ERROR(OnceInto(method, request, timeout, &response));
+    return response;
+  }
+
+  template <typename Request, typename Response>
+  absl::Status OnceInto(grpc::Status (v1::FleetService::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                        const Request& request, absl::Duration timeout, Response* response) {
     grpc::ClientContext context;
     SetDeadline(&context, timeout);
-    Response response;
-    RB_RETURN_IF_ERROR(FromGrpc((stub.get()->*method)(&context, request, &response)));
-    return response;
+    return FromGrpc((stub.get()->*method)(&context, request, response));
   }
 
   template <typename Request, typename Response>
@@ -238,26 +244,33 @@ absl::StatusOr<v1::GetOperationResponse> FleetClient::Get(const std::string& ope
   return channel_->Call(&v1::FleetService::Stub::GetOperation, request);
 }
 
-absl::StatusOr<v1::ListOperationsResponse> FleetClient::List(const std::string& environment, const std::string& service,
-                                                             uint32_t limit) {
-  v1::ListOperationsResponse all;
+absl::StatusOr<const v1::ListOperationsResponse*> FleetClient::List(const std::string& environment,
+                                                                    const std::string& service, uint32_t limit,
+                                                                    google::protobuf::Arena* arena) {
+  using google::protobuf::Arena;
+  RB_RETURN_IF_ERROR(channel_->Connect());
+  auto* const all = Arena::CreateMessage<v1::ListOperationsResponse>(arena);
   v1::ListOperationsRequest request;
   request.set_environment(environment);
   request.set_service(service);
   // Each page brings at least one, so this ends.
-  while (static_cast<uint32_t>(all.operations_size()) < limit) {
-    request.set_page_size(limit - static_cast<uint32_t>(all.operations_size()));
-    RB_ASSIGN_OR_RETURN(const v1::ListOperationsResponse page,
-                        channel_->Call(&v1::FleetService::Stub::ListOperations, request));
-    for (const v1::Operation& operation : page.operations()) {
-      if (static_cast<uint32_t>(all.operations_size()) < limit) {
-        *all.add_operations() = operation;
-      }
+  while (static_cast<uint32_t>(all->operations_size()) < limit) {
+    request.set_page_size(limit - static_cast<uint32_t>(all->operations_size()));
+    auto* const page = Arena::CreateMessage<v1::ListOperationsResponse>(arena);
+    RB_RETURN_IF_ERROR(
+        channel_->OnceInto(&v1::FleetService::Stub::ListOperations, request, channel_->limits.call, page));
+    if (page->operations_size() > static_cast<int>(request.page_size())) {
+      return absl::InternalError("the controller has listed more operations than it was asked for");
     }
-    if (page.next_page_token().empty() || page.operations().empty()) {
-      break;
+    const int listed = page->operations_size();
+    const std::string next = page->next_page_token();
+    if (all->operations().empty()) {
+      all->Swap(page);
+    } else {
+      all->mutable_operations()->MergeFrom(page->operations());
     }
-    request.set_page_token(page.next_page_token());
+    if (next.empty() || listed == 0) break;
+    request.set_page_token(next);
   }
   return all;
 }

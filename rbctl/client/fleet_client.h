@@ -18,6 +18,10 @@ class Channel;
 class Status;
 }  // namespace grpc
 
+namespace google::protobuf {
+class Arena;
+}  // namespace google::protobuf
+
 namespace rb::cli {
 
 // With the refusal inside, if there is one.
@@ -52,9 +56,10 @@ class FleetClient {
   // without WasNotSent: nobody knows whether it was accepted.
   absl::StatusOr<v1::Operation> Start(const v1::OperationSpec& spec);
   absl::StatusOr<v1::GetOperationResponse> Get(const std::string& operation_id);
-  // Newest first; pages until `limit`.
-  absl::StatusOr<v1::ListOperationsResponse> List(const std::string& environment, const std::string& service,
-                                                  uint32_t limit);
+  // Newest first; pages until `limit`. Lives in `arena`, as long as it: thousands of operations are hundreds of
+  // thousands of allocations otherwise.
+  absl::StatusOr<const v1::ListOperationsResponse*> List(const std::string& environment, const std::string& service,
+                                                         uint32_t limit, google::protobuf::Arena* arena);
   absl::StatusOr<v1::Operation> Abort(const std::string& operation_id, const std::string& reason);
   absl::StatusOr<v1::Operation> Pause(const std::string& operation_id, const std::string& reason);
   // `reason` is not used: a resumption has none.

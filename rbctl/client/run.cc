@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/text.h"
+#include "google/protobuf/arena.h"
 #include "rb/v1/drill_service.grpc.pb.h"
 #include "rbctl/client/area_call.h"
 #include "rbctl/client/failure.h"
@@ -36,9 +37,11 @@ class Runner {
                      JsonStatus(*response, &schedules));
       }
       case Verb::kHistory: {
-        const auto response = client_.List(command_.environment, command_.service, command_.limit);
-        return response.ok() ? Print(RenderHistory(*response, terminal_.style), JsonHistory(*response))
-                             : Failed(response.status(), false);
+        google::protobuf::Arena arena;
+        const auto response = client_.List(command_.environment, command_.service, command_.limit, &arena);
+        if (!response.ok()) return Failed(response.status(), false);
+        terminal_.out(command_.json ? JsonHistory(**response) : RenderHistory(**response, terminal_.style));
+        return kDone;
       }
       case Verb::kShow: {
         const auto response = client_.Get(command_.operation_id);

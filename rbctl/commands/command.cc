@@ -391,7 +391,7 @@ ParseResult ParseCommandLine(const std::vector<std::string>& args, absl::Time no
     sub->add_option("--service", command.service, "Only this service");
   }
   status->footer("Example:\n  rbctl status prod");
-  history->add_option("--limit", command.limit, "How many at most; 20 when left out")->check(CLI::Range(1, 1000));
+  history->add_option("--limit", command.limit, "How many at most; 20 when left out")->check(CLI::Range(1, 10000));
   history->footer("Example:\n  rbctl history prod --limit 5");
 
   CLI::App* show = app.add_subcommand("show", "One operation with its history");

@@ -32,8 +32,11 @@
 #include "common/status.h"
 #include "controller/adapters/certificates.h"
 #include "controller/adapters/store.h"
+#include "google/protobuf/arena.h"
 #include "rb/v1/agent_link.grpc.pb.h"
-#include "rb/v1/fleet_service.grpc.pb.h"
+#include "rb/v1/fleet_service.pb.h"
+#include "rbctl/client/fleet_client.h"
+#include "rbctl/client/identity.h"
 
 namespace rb::bench {
 namespace {
@@ -413,32 +416,17 @@ absl::Status RunBareAgents(const Options& options) {
   _exit(0);
 }
 
-// ---- an operator who asks for the history
-
-grpc::SslCredentialsOptions OperatorTls(const Options& options) {
-  grpc::SslCredentialsOptions tls;
-  tls.pem_root_certs = Read(options.operator_identity + "/ca.crt");
-  tls.pem_private_key = Read(options.operator_identity + "/operator.key");
-  tls.pem_cert_chain = Read(options.operator_identity + "/operator.crt");
-  return tls;
-}
+// ---- an operator who asks for the history, with rbctl's client
 
 absl::Status List(const Options& options) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(64 << 20);
-  const auto stub = v1::FleetService::NewStub(
-      grpc::CreateCustomChannel(options.address, grpc::SslCredentials(OperatorTls(options)), arguments));
+  RB_ASSIGN_OR_RETURN(const cli::Identity identity, cli::LoadIdentity(options.operator_identity, options.address));
+  cli::FleetClient client(identity, {});
   for (const uint32_t size : {50u, 10'000u}) {
     for (int round = 0; round < options.rounds; ++round) {
-      v1::ListOperationsRequest request;
-      request.set_page_size(size);
-      v1::ListOperationsResponse response;
-      grpc::ClientContext context;
-      context.set_wait_for_ready(true);
+      google::protobuf::Arena arena;
       const absl::Duration began = SystemClock().Monotonic();
-      const grpc::Status status = stub->ListOperations(&context, request, &response);
-      if (!status.ok()) return absl::UnavailableError(status.error_message());
-      std::printf("list %d %.6f\n", response.operations_size(),
+      RB_ASSIGN_OR_RETURN(const v1::ListOperationsResponse* listed, client.List("", "", size, &arena));
+      std::printf("list %d %.6f\n", listed->operations_size(),
                   absl::ToDoubleSeconds(SystemClock().Monotonic() - began));
     }
   }
@@ -447,16 +435,9 @@ absl::Status List(const Options& options) {
 
 // An operation's history, with its times as they were taken.
 absl::Status Timeline(const Options& options) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(64 << 20);
-  const auto stub = v1::FleetService::NewStub(
-      grpc::CreateCustomChannel(options.address, grpc::SslCredentials(OperatorTls(options)), arguments));
-  v1::GetOperationRequest request;
-  request.set_operation_id(options.operation);
-  v1::GetOperationResponse response;
-  grpc::ClientContext context;
-  const grpc::Status status = stub->GetOperation(&context, request, &response);
-  if (!status.ok()) return absl::UnavailableError(status.error_message());
+  RB_ASSIGN_OR_RETURN(const cli::Identity identity, cli::LoadIdentity(options.operator_identity, options.address));
+  cli::FleetClient client(identity, {});
+  RB_ASSIGN_OR_RETURN(const v1::GetOperationResponse response, client.Get(options.operation));
   for (const v1::OperationEvent& event : response.events()) {
     std::printf("%lld.%09d\t%s\t%s\n", static_cast<long long>(event.at().seconds()), event.at().nanos(),
                 event.host().c_str(), event.text().c_str());

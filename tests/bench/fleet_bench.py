@@ -268,6 +268,14 @@ class Bench:
             self.figure(f"list {count} operations of {HISTORY}, s", round(statistics.median(seconds), 4), 0.05)
         if sorted(times) != [50, HISTORY]:
             raise SystemExit(f"not all were listed: {sorted(times)}")
+        took = []
+        for _ in range(7):
+            began = time.monotonic()
+            out = self.rbctl("history", "--limit", str(HISTORY))
+            took.append(time.monotonic() - began)
+            if out.count("\n") != HISTORY + 1:
+                raise SystemExit(f"rbctl history shows {out.count(chr(10))} lines")
+        self.figure("the same as a table by rbctl, process and handshake included, s", round(statistics.median(took), 3))
 
     def ansible(self):
         """The same no-op on 50 hosts: what Ansible and rbctl need for it."""

@@ -97,6 +97,7 @@ void StopForCalls(CallSet set) {
   };
   for (const Call& call : Calls()) {
     if (set == CallSet::kChanging && !call.changes) continue;
+    if (set == CallSet::kFilesystemFlushes && call.number != SYS_syncfs) continue;
     const auto number = static_cast<uint32_t>(call.number);
     if (call.number == SYS_openat && set == CallSet::kChanging) {
       filter.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 4));

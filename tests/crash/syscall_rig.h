@@ -40,6 +40,7 @@ struct TracedRun {
 enum class CallSet {
   kChanging,  // those that change a filesystem
   kFallible,  // those that may fail for want of something: all that open, write, flush, link, rename or allocate
+  kFilesystemFlushes,  // syncfs alone
 };
 // Errors that the call of that name may really answer (of EIO, ENOSPC, EDQUOT, EMFILE).
 std::vector<int> PlausibleErrors(const std::string& call);

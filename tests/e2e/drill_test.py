@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import unittest
 
@@ -218,6 +220,43 @@ class Drills(DrillTest):
             fleet.rbctl("drill", "stop", drill, code=None)
             shown = self.wait_for_state(drill, "stopped", "failed")
             self.assertTrue(shown["hosts"][0]["ended_alone"], shown)
+
+
+class Gate(unittest.TestCase):
+    def test_what_a_drill_has_recovered_in_test_may_go_to_prod(self):
+        with Fleet({"test": ["test-1"], "prod": ["prod-1"]}, service_lines=ON_HOST, verify_watch="1s",
+                   drills={"test": IN_FLEET}, gates={"prod": "{passed_in: test}"},
+                   agent_options=("--external-settle", "1s"), unit_probe="") as fleet:
+            for environment in ("test", "prod"):
+                fleet.deploy(environment, "v1.0.0")
+            # It comes to test by other means than rbctl, which does not open the gate. A plan has brought the host's mirror
+            # up to date.
+            fleet.deploy("test", "v1.1.0", "--plan")
+            fleet.kill("test-1", signal.SIGTERM)
+            commit = fleet.commit_of("v1.1.0")
+            ci = fleet.path("ci")
+            fleet.git("clone", "-q", fleet.path("work"), ci)
+            fleet.git("checkout", "-q", "v1.1.0", cwd=ci)
+            subprocess.run(["rsync", "-a", "--exclude", "data", "--exclude", "logs", ci + "/", fleet.tree("test-1") + "/"],
+                           check=True)
+            os.kill(fleet.service_pid("test-1"), signal.SIGKILL)
+            fleet.start_agent("test-1")
+            wait_for(lambda: fleet.is_healthy("test-1", "v1.1.0"), "what was deployed to run")
+
+            def noticed():
+                newest = fleet.rbctl_json("history", "test", "--limit", "1")["operations"][0]
+                return newest["kind"] == "external" and newest["hosts"][0]["to"]["commit"] == commit
+            wait_for(noticed, "the deploy to be noticed")
+            self.assertIn("has not passed in test", fleet.deploy("prod", "v1.1.0", code=REFUSED).err)
+            wait_for(lambda: fleet.rbctl_json("status", "test")["hosts"][0].get("verdict") == "healthy",
+                     "its agent to find it healthy", 60)
+            run = fleet.rbctl_json("drill", "run", "bad-code", "test")
+            self.assertEqual(run["state"], "passed", json.dumps(run, indent=1))
+            recovery = fleet.rbctl_json("show", run["recovery_operation"])
+            self.assertEqual(recovery["hosts"][0]["to"]["commit"], commit)
+            fleet.deploy("prod", "v1.1.0")
+            newest = fleet.rbctl_json("history", "prod", "--limit", "1")["operations"][0]["id"]
+            self.assertIn("gate passed_in is open", fleet.rbctl("why", newest).out)
 
 
 if __name__ == "__main__":
