@@ -74,6 +74,8 @@ SimService::SimService(World& world, SimAgent& agent, int number)
   unit_.runs = true;
 }
 
+absl::Time SimService::ServiceClock::Now() { return service_.world_.Now(service_.agent_.host()); }
+
 void SimService::ServiceClock::Sleep(absl::Duration duration) {
   // Polls are counted in simulated time, and cost real time: a deadline is worth about twenty of them.
   const Nanos least = absl::ToInt64Nanoseconds(service_.world_.scenario().verify_deadline) / 20;

@@ -51,7 +51,7 @@ class SimService final : public HostPort {
   class ServiceClock final : public Clock {
    public:
     explicit ServiceClock(SimService& service) : service_(service) {}
-    absl::Time Now() override { return service_.world_.Now(); }
+    absl::Time Now() override;
     absl::Duration Monotonic() override { return service_.world_.Monotonic(); }
     void Sleep(absl::Duration duration) override;
 

@@ -78,8 +78,9 @@ void SimController::Boot() {
     Running running;
     running.stored = i;
     const controller::Event& last = stored.events.back();
-    running.accepted_at =
-        world_.now() - absl::ToInt64Nanoseconds(last.elapsed) - absl::ToInt64Nanoseconds(world_.Now() - last.at);
+    // As the driver does it: its clock is all there is to tell how long no controller ran.
+    const absl::Duration away = std::max(absl::ZeroDuration(), world_.Now(World::kController) - last.at);
+    running.accepted_at = world_.now() - absl::ToInt64Nanoseconds(last.elapsed) - absl::ToInt64Nanoseconds(away);
     running.operation = std::move(operation);
     outstanding.emplace_back(stored.id, controller::OutstandingEffects(running.operation, ""));
     running_[stored.id] = std::move(running);
@@ -94,7 +95,7 @@ void SimController::Boot() {
 controller::Event SimController::NewEvent(const Running& running) const {
   controller::Event event;
   event.sequence = running.operation.last_sequence + 1;
-  event.at = world_.Now();
+  event.at = world_.Now(World::kController);
   event.elapsed = absl::Nanoseconds(world_.now() - running.accepted_at);
   return event;
 }
@@ -254,9 +255,13 @@ void SimController::ReleaseLock(const std::string& id) {
 }
 
 void SimController::ArmDeadline(const std::string& id, const controller::StartStep& step, absl::Duration after) {
-  After(after, [this, id, step] {
+  const absl::Time due = world_.Now(World::kController) + after;
+  After(after, [this, id, step, due] {
     const auto found = running_.find(id);
     if (found == running_.end()) return;
+    if (world_.bug() == Bug::kDeadlineByWallClock && world_.Now(World::kController) < due) {
+      return ArmDeadline(id, step, due - world_.Now(World::kController));
+    }
     const auto& hosts = found->second.operation.hosts;
     const bool waits = std::any_of(hosts.begin(), hosts.end(),
                                    [&](const controller::HostProgress& host) { return host.step_id == step.step_id; });
@@ -273,7 +278,7 @@ void SimController::ArmDeadline(const std::string& id, const controller::StartSt
 
 controller::PlanningHistory SimController::HistoryFor(const controller::Scope& scope) {
   controller::PlanningHistory history;
-  history.now = world_.Now();
+  history.now = world_.Now(World::kController);
   history.lock_holder = locks_[world_.ServiceNumber(scope.spec.service)];
   history.locked_environment = scope.spec.environment;
   if (scope.spec.kind != controller::OperationKind::kUndo) return history;

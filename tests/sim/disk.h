@@ -28,6 +28,7 @@ inline constexpr Nanos kMillisecond = 1'000'000;
 inline constexpr Nanos kSecond = 1000 * kMillisecond;
 inline constexpr Nanos kMinute = 60 * kSecond;
 inline constexpr Nanos kHour = 60 * kMinute;
+inline constexpr Nanos kDay = 24 * kHour;
 
 // Files of a tree. Each holds the number of the version that it belongs to: version n has n in all of them.
 inline constexpr int kFiles = 3;

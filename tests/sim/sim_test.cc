@@ -141,6 +141,7 @@ TEST(Simulation, PlantedBugsAreFound) {
       {Bug::kRecoverySkipped, "every tree is wholly old or wholly new"},
       {Bug::kDeadlineForgotten, "every operation ends"},
       {Bug::kFencingNumberUsedTwice, "each operation has a higher fencing number than any before"},
+      {Bug::kDeadlineByWallClock, "every operation ends"},
   };
   for (const auto& [bug, invariant] : planted) {
     uint64_t first = 0;

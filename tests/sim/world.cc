@@ -53,6 +53,8 @@ absl::string_view NameOf(Bug bug) {
       return "steps have no deadline";
     case Bug::kFencingNumberUsedTwice:
       return "a fencing number is used twice";
+    case Bug::kDeadlineByWallClock:
+      return "deadlines go by a clock that may be set";
   }
   return "";
 }
@@ -179,6 +181,17 @@ void World::DrawFaults() {
     });
     After(begin + how_long(10 * kSecond), [this] { controller_->SetStoreFull(false); });
   }
+  for (int64_t n = some(3); n > 0; --n) {
+    const int host = random.Percent(50) ? kController : static_cast<int>(random.Below(links_.size()));
+    const Nanos far[] = {kSecond, kMinute, kHour, kDay, 1000 * kDay};
+    const Nanos most = far[random.Below(std::size(far))];
+    const Nanos jump = random.Between(-most, most);
+    After(when(), [this, host, jump] {
+      Log(host == kController ? "controller" : HostName(host), ": FAULT: its clock jumps by ", jump / kMillisecond,
+          " ms");
+      clock_offsets_[static_cast<size_t>(host - kController)] += absl::Nanoseconds(jump);
+    });
+  }
 }
 
 controller::OperationSpec World::DrawSpec(int service) {
@@ -303,6 +316,7 @@ Outcome World::Run() {
   monitor_ = std::make_unique<Monitor>(*this);
   controller_ = std::make_unique<SimController>(*this);
   links_.resize(static_cast<size_t>(scenario_.hosts));
+  clock_offsets_.resize(links_.size() + 1);
   for (int host = 0; host < scenario_.hosts; ++host) agents_.push_back(std::make_unique<SimAgent>(*this, host));
   DrawFaults();
   DrawOperator();

@@ -45,13 +45,14 @@ enum class Bug {
   kRecoverySkipped,
   kDeadlineForgotten,
   kFencingNumberUsedTwice,
+  kDeadlineByWallClock,
 };
 inline constexpr Bug kPlantedBugs[] = {
     Bug::kCommitBeforeAllPrepared,   Bug::kWaveGateSkipped,      Bug::kControllerActsBeforePersisting,
     Bug::kAgentActsBeforePersisting, Bug::kStaleFencingAccepted, Bug::kStepRunTwice,
     Bug::kLockReleasedEarly,         Bug::kControllerRecordLost, Bug::kAgentRecordLost,
     Bug::kAcknowledgedBeforeStored,  Bug::kRecoverySkipped,      Bug::kDeadlineForgotten,
-    Bug::kFencingNumberUsedTwice,
+    Bug::kFencingNumberUsedTwice,    Bug::kDeadlineByWallClock,
 };
 absl::string_view NameOf(Bug bug);
 
@@ -128,7 +129,12 @@ class World {
   using Action = absl::AnyInvocable<void()>;
   Nanos now() const { return now_; }
   absl::Duration Monotonic() const { return absl::Hours(1) + absl::Nanoseconds(now_); }
-  absl::Time Now() const { return absl::FromUnixSeconds(1'800'000'000) + absl::Nanoseconds(now_); }
+  // What a machine's own clock says, which may be set at any time. Nobody's monotonic clock jumps.
+  static constexpr int kController = -1;
+  absl::Time Now(int host) const {
+    return absl::FromUnixSeconds(1'800'000'000) + absl::Nanoseconds(now_) +
+           clock_offsets_[static_cast<size_t>(host - kController)];
+  }
   Random& random() { return random_; }
   const Scenario& scenario() const { return scenario_; }
   const controller::Fleet& fleet() const { return fleet_; }
@@ -228,6 +234,7 @@ class World {
   std::unique_ptr<SimController> controller_;
   std::vector<std::unique_ptr<SimAgent>> agents_;
   std::vector<Link> links_;
+  std::vector<absl::Duration> clock_offsets_;  // the controller's, then each host's
   std::vector<Request> requests_;
   std::vector<std::string> accepted_;
   Outcome outcome_;
