@@ -256,7 +256,6 @@ TEST(Plan, AProvedBackupThenGitThenABackupThatIsNotProved) {
   EXPECT_THAT(plan.notes, Contains(HasSubstr("has not been proved")));
 }
 
-// Soaks are meant for new code; all at once is an outage, whatever is gone back to.
 // To what both hosts of prod offer as aaaa.
 Plan PlanOf(const Fleet& fleet, OperationKind kind, const Candidate& target, bool emergency) {
   OperationSpec spec = Rollback();
@@ -268,6 +267,7 @@ Plan PlanOf(const Fleet& fleet, OperationKind kind, const Candidate& target, boo
                   Passed("aaaa"));
 }
 
+// Soaks are meant for new code; all at once is an outage, whatever is gone back to.
 TEST(Plan, WhatWasGoodBeforeNeedsNoSoakAndStillGoesWaveByWave) {
   Fleet fleet = TestFleet();
   fleet.services["bot"].verify_soak = absl::Minutes(2);

@@ -259,18 +259,16 @@ absl::StatusOr<const v1::ListOperationsResponse*> FleetClient::List(const std::s
     auto* const page = Arena::CreateMessage<v1::ListOperationsResponse>(arena);
     RB_RETURN_IF_ERROR(
         channel_->OnceInto(&v1::FleetService::Stub::ListOperations, request, channel_->limits.call, page));
-    if (page->operations_size() > static_cast<int>(request.page_size())) {
-      return absl::InternalError("the controller has listed more operations than it was asked for");
+    for (v1::Operation& operation : *page->mutable_operations()) {
+      if (static_cast<uint32_t>(all->operations_size()) < limit) {
+        // All of it is the arena's: nothing is copied.
+        all->mutable_operations()->UnsafeArenaAddAllocated(&operation);
+      }
     }
-    const int listed = page->operations_size();
-    const std::string next = page->next_page_token();
-    if (all->operations().empty()) {
-      all->Swap(page);
-    } else {
-      all->mutable_operations()->MergeFrom(page->operations());
+    if (page->next_page_token().empty() || page->operations().empty()) {
+      break;
     }
-    if (next.empty() || listed == 0) break;
-    request.set_page_token(next);
+    request.set_page_token(page->next_page_token());
   }
   return all;
 }

@@ -40,6 +40,7 @@ class Runner {
         google::protobuf::Arena arena;
         const auto response = client_.List(command_.environment, command_.service, command_.limit, &arena);
         if (!response.ok()) return Failed(response.status(), false);
+        // Of thousands of operations, only what is asked for.
         terminal_.out(command_.json ? JsonHistory(**response) : RenderHistory(**response, terminal_.style));
         return kDone;
       }

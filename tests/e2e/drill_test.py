@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import unittest
 
@@ -233,12 +232,8 @@ class Gate(unittest.TestCase):
             # up to date.
             fleet.deploy("test", "v1.1.0", "--plan")
             fleet.kill("test-1", signal.SIGTERM)
-            commit = fleet.commit_of("v1.1.0")
-            ci = fleet.path("ci")
-            fleet.git("clone", "-q", fleet.path("work"), ci)
-            fleet.git("checkout", "-q", "v1.1.0", cwd=ci)
-            subprocess.run(["rsync", "-a", "--exclude", "data", "--exclude", "logs", ci + "/", fleet.tree("test-1") + "/"],
-                           check=True)
+            ci, commit = fleet.checkout("v1.1.0")
+            fleet.rsync(ci, "test-1")
             os.kill(fleet.service_pid("test-1"), signal.SIGKILL)
             fleet.start_agent("test-1")
             wait_for(lambda: fleet.is_healthy("test-1", "v1.1.0"), "what was deployed to run")

@@ -400,6 +400,24 @@ class Fleet:
             self.push(tag)
         return self.rbctl("deploy", environment, "--to", tag, "--reason", f"deploy {tag}", *args, code=code)
 
+    def checkout(self, tag, changes=None):
+        """A clone as a CI job has it, of a tag or of a new commit on top of it; and its commit."""
+        folder = self.path(f"ci-{tag}-{len(os.listdir(self.folder))}")
+        self.git("clone", "-q", self.path("work"), folder)
+        self.git("checkout", "-q", tag, cwd=folder)
+        for path, content in (changes or {}).items():
+            with open(os.path.join(folder, path), "w", encoding="utf-8") as f:
+                f.write(content)
+        if changes:
+            self.git("add", "-A", cwd=folder)
+            self.git("commit", "-q", "-m", "by other means", cwd=folder)
+        return folder, self.git("rev-parse", "HEAD", cwd=folder)
+
+    def rsync(self, folder, host):
+        """A deploy by other means, which spares what the service writes."""
+        subprocess.run(["rsync", "-a", "--exclude", "data", "--exclude", "logs", folder + "/", self.tree(host) + "/"],
+                       check=True)
+
     # --- Ending ---
 
     def print_logs(self):

@@ -49,19 +49,6 @@ class Standing(unittest.TestCase):
         releases = next(one for one in hosts if one["host"] == host)["releases"]
         return next((one for one in releases if one["name"] == name), None)
 
-    def checkout(self, tag, changes=None):
-        """A clone as a CI job has it, of a tag or of a new commit on top of it; and its commit."""
-        folder = self.fleet.path(f"ci-{tag}-{len(os.listdir(self.fleet.folder))}")
-        self.fleet.git("clone", "-q", self.fleet.path("work"), folder)
-        self.fleet.git("checkout", "-q", tag, cwd=folder)
-        for path, content in (changes or {}).items():
-            with open(os.path.join(folder, path), "w", encoding="utf-8") as f:
-                f.write(content)
-        if changes:
-            self.fleet.git("add", "-A", cwd=folder)
-            self.fleet.git("commit", "-q", "-m", "by other means", cwd=folder)
-        return folder, self.fleet.git("rev-parse", "HEAD", cwd=folder)
-
     # --- the story ---
 
     def test_standing(self):
@@ -157,8 +144,8 @@ class Standing(unittest.TestCase):
                     content = f.read()
             return info.st_mode, info.st_uid, info.st_gid, content
         before = {path: facts(path) for path in lost}
-        ci, commit = self.checkout("v1.1.0", {"README.md": "deployed by rsync\n", "new.txt": "new\n",
-                                              "config-extra.json": '{"from": "repository"}'})
+        ci, commit = fleet.checkout("v1.1.0", {"README.md": "deployed by rsync\n", "new.txt": "new\n",
+                                               "config-extra.json": '{"from": "repository"}'})
         os.remove(os.path.join(ci, "lib", "quotes.py"))  # removed on purpose: not to come back
         taken = self.guard(host, "before", "--commit", commit, "--reason", "job 7")
         subprocess.run(["rsync", "-a", "--delete", "--exclude", ".git", ci + "/", tree + "/"], check=True)
@@ -222,10 +209,9 @@ class Standing(unittest.TestCase):
 
     def an_unguarded_deploy_is_noticed(self):
         fleet, host = self.fleet, "prod-2"
-        ci, commit = self.checkout("v1.0.0")
+        ci, commit = fleet.checkout("v1.0.0")
         fleet.kill(host, signal.SIGTERM)  # what is found when it starts is found at once
-        subprocess.run(["rsync", "-a", "--exclude", "data", "--exclude", "logs", ci + "/", fleet.tree(host) + "/"],
-                       check=True)
+        fleet.rsync(ci, host)
         extra = os.path.join(fleet.tree(host), "lib", "quotes.py")
         if os.path.exists(extra):
             os.remove(extra)
