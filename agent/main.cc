@@ -16,6 +16,7 @@
 #include "agent/adapters/local/local_commands.h"
 #include "agent/adapters/local/recover.h"
 #include "agent/adapters/supervisor/unit_drop_ins.h"
+#include "agent/core/engine/engine.h"
 #include "common/clock.h"
 #include "common/durable_file.h"
 #include "common/log.h"
@@ -174,6 +175,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
+  rb::agent::Engine::PrepareProcess();
   if (check->parsed()) return Check(config_path);
   if (serve->parsed()) return Serve(config_path, state_folder, external_settle);
   if (units->parsed()) return Units(state_folder, remove_units);

@@ -7,7 +7,6 @@
 // --fast leaves the slow comparisons out (restic, copying by hand). --memory also measures peak memory on 200,000 files
 // with one file of 4 GiB. Ends with 0 when every goal is met.
 #include <fcntl.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -20,7 +19,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <iostream>
 #include <string>
 #include <system_error>
@@ -45,6 +43,8 @@ namespace fs = std::filesystem;
 constexpr uint64_t kMeanFileBytes = 15'000;
 constexpr int kByHandRounds = 3;
 constexpr int kAddedFiles = 50;
+// The first argument of the processes that do one job.
+constexpr char kJob[] = "--job";
 constexpr double kMemoryGoalMib = 150;
 
 [[noreturn]] void Fail(const std::string& what) {
@@ -117,35 +117,76 @@ struct Folders {
   std::string state() const { return base + "/state"; }
 };
 
-// Runs `job` with a freshly opened engine in a process of its own, whose peak memory it measures. Opening is part of
-// the time: an agent that was just started is not faster. As an agent it has another thread, which makes some of the
-// kernel's work for it slower.
-JobResult RunJob(const char* name, const Folders& folders, const std::function<void(Engine*, JobResult*)>& job) {
+void TakeTimes(const EngineTimes& times, JobResult* result) {
+  result->walk = absl::ToDoubleSeconds(times.walk);
+  result->hash = absl::ToDoubleSeconds(times.hash);
+  result->compress = absl::ToDoubleSeconds(times.compress);
+  result->write = absl::ToDoubleSeconds(times.write);
+  result->sync = absl::ToDoubleSeconds(times.sync);
+}
+
+void Backup(Engine* engine) { Check(engine->Capture(CaptureRequest()).status(), "capture"); }
+
+void Restore(Engine* engine, const std::string& operation, JobResult* result) {
+  const auto releases = engine->Releases();
+  Check(releases.status(), "releases");
+  EngineTarget target;
+  target.release_name = releases->back().name;
+  const auto prepared = engine->Prepare(operation, target, Components(), "benchmark");
+  Check(prepared.status(), "prepare");
+  TakeTimes(prepared->times, result);
+  const absl::Duration commit_begin = SystemClock().Monotonic();
+  Check(engine->Commit(operation).status(), "commit");
+  const absl::Duration keep_begin = SystemClock().Monotonic();
+  result->commit = absl::ToDoubleSeconds(keep_begin - commit_begin);
+  // After the swap: housekeeping that nobody waits for.
+  Check(engine->Keep(operation, Cause::kDeploy, true, false, "").status(), "keep");
+  result->keep = absl::ToDoubleSeconds(SystemClock().Monotonic() - keep_begin);
+}
+
+// One job, in the process that RunJob starts: a backup, or a restore when `operation` is not empty. Opening the engine
+// is part of the time: an agent that was just started is not faster. As an agent it has another thread, which makes
+// some of the kernel's work for it slower.
+int DoJob(const Folders& folders, const std::string& operation) {
+  JobResult result;
+  const absl::Duration begin = SystemClock().Monotonic();
+  Engine::PrepareProcess();
+  std::thread([] { pause(); }).detach();
+  {
+    ServiceTree tree;
+    tree.service = "bench";
+    tree.tree = folders.tree();
+    tree.config_globs = {"config/**", ".env"};
+    tree.ignore_globs = {"logs/**", "*.pid"};
+    Engine::Options options;
+    options.state_folder = folders.state();
+    options.clock = &SystemClock();
+    const auto engine = Engine::Open(std::move(options), std::move(tree));
+    Check(engine.status(), "open the engine");
+    if (operation.empty()) {
+      Backup(engine->get());
+    } else {
+      Restore(engine->get(), operation, &result);
+    }
+  }
+  result.seconds = absl::ToDoubleSeconds(SystemClock().Monotonic() - begin) - result.keep;
+  return write(STDOUT_FILENO, &result, sizeof(result)) == sizeof(result) ? 0 : 2;
+}
+
+// Runs a job in a program of its own, as an agent is one, and measures its peak memory. A fork of this one would pay
+// for parting with its memory.
+JobResult RunJob(const Folders& folders, const std::string& operation = "") {
   int ends[2];
   if (pipe(ends) != 0) Fail("pipe");
   const pid_t pid = fork();
   if (pid < 0) Fail("fork");
   if (pid == 0) {
     close(ends[0]);
-    prctl(PR_SET_NAME, name);  // so that a profiler can tell them apart
-    JobResult result;
-    std::thread([] { pause(); }).detach();
-    const absl::Duration begin = SystemClock().Monotonic();
-    {
-      ServiceTree tree;
-      tree.service = "bench";
-      tree.tree = folders.tree();
-      tree.config_globs = {"config/**", ".env"};
-      tree.ignore_globs = {"logs/**", "*.pid"};
-      Engine::Options options;
-      options.state_folder = folders.state();
-      options.clock = &SystemClock();
-      auto engine = Engine::Open(std::move(options), std::move(tree));
-      Check(engine.status(), "open the engine");
-      job(engine->get(), &result);
-    }
-    result.seconds = absl::ToDoubleSeconds(SystemClock().Monotonic() - begin) - result.keep;
-    _exit(write(ends[1], &result, sizeof(result)) == sizeof(result) ? 0 : 2);
+    if (dup2(ends[1], STDOUT_FILENO) < 0) _exit(126);
+    close(ends[1]);
+    execl("/proc/self/exe", operation.empty() ? "rb_bench_backup" : "rb_bench_restore", kJob, folders.base.c_str(),
+          operation.c_str(), nullptr);
+    _exit(127);
   }
   close(ends[1]);
   JobResult result;
@@ -157,40 +198,6 @@ JobResult RunJob(const char* name, const Folders& folders, const std::function<v
   result.peak_mib = static_cast<double>(usage.ru_maxrss) / 1024;
   result.processor = ProcessorSeconds(usage);
   return result;
-}
-
-void TakeTimes(const EngineTimes& times, JobResult* result) {
-  result->walk = absl::ToDoubleSeconds(times.walk);
-  result->hash = absl::ToDoubleSeconds(times.hash);
-  result->compress = absl::ToDoubleSeconds(times.compress);
-  result->write = absl::ToDoubleSeconds(times.write);
-  result->sync = absl::ToDoubleSeconds(times.sync);
-}
-
-JobResult Backup(const Folders& folders) {
-  return RunJob("backup", folders, [](Engine* engine, JobResult*) {
-    CaptureRequest request;
-    Check(engine->Capture(request).status(), "capture");
-  });
-}
-
-JobResult Restore(const Folders& folders, const std::string& operation) {
-  return RunJob("restore", folders, [&](Engine* engine, JobResult* result) {
-    const auto releases = engine->Releases();
-    Check(releases.status(), "releases");
-    EngineTarget target;
-    target.release_name = releases->back().name;
-    const auto prepared = engine->Prepare(operation, target, Components(), "benchmark");
-    Check(prepared.status(), "prepare");
-    TakeTimes(prepared->times, result);
-    const absl::Duration commit_begin = SystemClock().Monotonic();
-    Check(engine->Commit(operation).status(), "commit");
-    const absl::Duration keep_begin = SystemClock().Monotonic();
-    result->commit = absl::ToDoubleSeconds(keep_begin - commit_begin);
-    // After the swap: housekeeping that nobody waits for.
-    Check(engine->Keep(operation, Cause::kDeploy, true, false, "").status(), "keep");
-    result->keep = absl::ToDoubleSeconds(SystemClock().Monotonic() - keep_begin);
-  });
 }
 
 double Median(std::vector<double> values) {
@@ -351,11 +358,11 @@ void MeasureRestore(const Folders& folders, int rounds, bool only_ours, Document
   std::vector<double> walk;
   for (int round = 0; round < rounds; ++round) {
     // What the round before has left is known, as it is on a host by its next regular backup.
-    Backup(folders);
+    RunJob(folders);
     Damage(folders.tree(), round);
     Settle(folders);
     walk.push_back(StatWalk(folders));
-    ours.push_back(Restore(folders, absl::StrCat("round-", round)));
+    ours.push_back(RunJob(folders, absl::StrCat("round-", round)));
     CheckEqual(folders);
     Damage(folders.tree(), round);
     Settle(folders);
@@ -422,7 +429,7 @@ void MeasureRestore(const Folders& folders, int rounds, bool only_ours, Document
 
 void MeasureBackup(const Folders& folders, int rounds, bool only_ours, Document* document) {
   StatWalk(folders);
-  const JobResult first = Backup(folders);
+  const JobResult first = RunJob(folders);
   const uint64_t our_bytes = BytesBelow(folders.state());
   Say(absl::StrFormat("first backup %.2f s, %d bytes", first.seconds, our_bytes));
   if (only_ours) {
@@ -445,7 +452,7 @@ void MeasureBackup(const Folders& folders, int rounds, bool only_ours, Document*
   std::vector<double> walk;
   for (int round = 0; round < rounds; ++round) {
     walk.push_back(StatWalk(folders));
-    ours.push_back(Backup(folders).seconds);
+    ours.push_back(RunJob(folders).seconds);
   }
   document->figures.push_back({"second backup against one find -printf, s", Median(ours), Median(walk), 1.5});
 }
@@ -471,11 +478,11 @@ void MeasureMemory(const std::string& base, Document* document) {
       large.write(reinterpret_cast<const char*>(block.data()), static_cast<std::streamsize>(block.size() * 8));
     }
   }
-  const JobResult backup = Backup(folders);
+  const JobResult backup = RunJob(folders);
   document->figures.push_back(
       {"peak memory, 200,000 files and 4 GiB: backup, MiB", backup.peak_mib, kMemoryGoalMib, 1});
   Damage(folders.tree(), 0);
-  const JobResult restore = Restore(folders, "memory");
+  const JobResult restore = RunJob(folders, "memory");
   document->figures.push_back(
       {"peak memory, 200,000 files and 4 GiB: restore, MiB", restore.peak_mib, kMemoryGoalMib, 1});
   fs::remove_all(folders.base);
@@ -489,6 +496,7 @@ int Main(int argc, char** argv) {
   int files = 40'000;
   std::string base;
   const std::vector<std::string> words(argv + 1, argv + argc);
+  if (words.size() == 3 && words[0] == kJob) return DoJob({words[1]}, words[2]);
   for (size_t i = 0; i < words.size(); ++i) {
     const bool has_value = i + 1 < words.size();
     if ((words[i] == "-o" || words[i] == "--output") && has_value) {

@@ -81,12 +81,15 @@ const Entry* EngineImpl::Find(const Manifest& manifest, absl::string_view path) 
   return found != manifest.entries.end() && found->path == path ? &*found : nullptr;
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Options options, ServiceTree tree) {
-  static constexpr absl::string_view kFormat = "1\n";
-  if (!IsValidName(tree.service)) return absl::InvalidArgumentError(absl::StrCat("bad service name ", tree.service));
+void Engine::PrepareProcess() {
   // Large buffers go back to the system once they are freed: an agent is at rest nearly all the time.
   mallopt(M_MMAP_THRESHOLD, 4 << 20);
   MakeRoomForFolders();
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Options options, ServiceTree tree) {
+  static constexpr absl::string_view kFormat = "1\n";
+  if (!IsValidName(tree.service)) return absl::InvalidArgumentError(absl::StrCat("bad service name ", tree.service));
   RB_RETURN_IF_ERROR(MakeFolders(options.state_folder));
   const std::string format_path = absl::StrCat(options.state_folder, "/format");
   const absl::StatusOr<std::string> format = ReadFile(format_path, 64);

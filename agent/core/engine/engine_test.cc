@@ -1139,7 +1139,8 @@ TEST(PackIndex, PlacesThatNoFileHasAreRefused) {
 }
 
 // What the kernel has made room for, FDSize, is more than what is open only where somebody has asked for it.
-TEST_F(EngineTest, ASwapFindsRoomForItsFoldersInTheTableOfDescriptors) {
+TEST(PrepareProcess, ASwapFindsRoomForItsFoldersInTheTableOfDescriptors) {
+  Engine::PrepareProcess();
   rlimit limit{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
   const absl::StatusOr<std::string> status = ReadFile("/proc/self/status", 1 << 20);

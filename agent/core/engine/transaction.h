@@ -59,7 +59,8 @@ bool IsIntent(absl::string_view record);
 absl::StatusOr<Intent> DecodeIntent(absl::string_view bytes);
 
 // Grows the process's table of descriptors to what a large swap opens. Linux lets a process with threads wait for all
-// processors each time that the table grows, and a swap runs with the service stopped. Does nothing where it cannot.
+// processors each time that the table grows (5 to 20 ms), and a swap runs with the service stopped. Does nothing where
+// it cannot.
 void MakeRoomForFolders();
 
 // The open folders that a transaction works in: the tree's root, and the operation's folder in staging. Keeps folders
