@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <exception>
@@ -14,6 +15,7 @@
 #include <memory>
 #include <set>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
@@ -26,6 +28,9 @@ namespace {
 // The smallest that each mkfs takes (xfsprogs 6 refuses less than 300 MiB). Unwritten parts cost nothing.
 constexpr uint64_t kDiskBytes = 320ull << 20;
 constexpr size_t kFindingsKept = 10;
+constexpr uint64_t kMostRounds = 2000;
+// From then on a prefix is taken to have no more states.
+constexpr int kFruitlessTries = 8;
 
 absl::Status RunProgram(const std::vector<std::string>& argv) {
   const pid_t child = fork();
@@ -126,45 +131,59 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
   RigReport report;
   RB_ASSIGN_OR_RETURN(report.operations, disk->OperationCount());
   RB_ASSIGN_OR_RETURN(const std::vector<Mark> marks, disk->Marks());
-  const size_t prefixes = report.operations + 1;
+  const size_t operations = report.operations;
+  report.prefixes = std::min(operations + 1, std::max<size_t>(2, options.states / 2));
+  std::vector<int> fruitless(report.prefixes, 0);  // how often in turn nothing new was found
   std::set<uint64_t> contents;
-  for (size_t i = 0; i < options.states; ++i) {
-    // In rising order; when there are fewer prefixes than states, each is visited several times, reordered.
-    const size_t position =
-        options.states <= prefixes ? i * (prefixes - 1) / (options.states - 1) : i * prefixes / options.states;
-    const bool first_visit =
-        i == 0 || (options.states <= prefixes ? i % 2 == 0 : (i - 1) * prefixes / options.states != position);
-    const uint64_t seed = first_visit ? 0 : options.seed * 1000003 + i;
-    std::vector<std::string> acknowledged;
-    for (const Mark& mark : marks) {
-      if (mark.position <= position) acknowledged.push_back(mark.text);
-    }
-    RB_RETURN_IF_ERROR(disk->ShowState(position, seed));
-    RB_ASSIGN_OR_RETURN(const uint64_t shown, disk->Shown());
-    contents.insert(shown);
-    std::string finding;
-    if (const absl::Status mounted = Mount(disk->device(), root, options.filesystem); !mounted.ok()) {
-      finding = std::string(mounted.message());
-    } else {
-      try {
-        finding = workload.check(root, acknowledged);
-      } catch (const std::exception& error) {
-        // A filesystem that a planted bug has damaged may fail anywhere.
-        finding = error.what();
+  std::set<std::pair<uint64_t, size_t>> seen;  // content, and how much was acknowledged
+  // One state of each prefix in a round: the prefix itself first, then another reordering each time.
+  for (uint64_t round = 0; round < kMostRounds && contents.size() < options.states; ++round) {
+    bool found_any = false;
+    for (size_t i = 0; i < report.prefixes && contents.size() < options.states; ++i) {
+      if (fruitless[i] == kFruitlessTries) continue;
+      const size_t position = i * operations / (report.prefixes - 1);
+      const uint64_t seed = round == 0 ? 0 : options.seed * 1000003 + round * (operations + 1) + position;
+      found_any = true;
+      std::vector<std::string> acknowledged;
+      for (const Mark& mark : marks) {
+        if (mark.position <= position) acknowledged.push_back(mark.text);
       }
-      RB_RETURN_IF_ERROR(Unmount(root));
-    }
-    ++report.states;
-    if (seed != 0) ++report.reordered_states;
-    if (!finding.empty()) {
-      ++report.bad_states;
-      if (report.findings.size() < kFindingsKept) {
-        report.findings.push_back(
-            absl::StrCat(options.filesystem, " after ", position, " operations, seed ", seed, ": ", finding));
+      RB_RETURN_IF_ERROR(disk->ShowState(position, seed));
+      RB_ASSIGN_OR_RETURN(const uint64_t content, disk->Shown());
+      if (!seen.insert({content, acknowledged.size()}).second) {
+        ++fruitless[i];
+        continue;
+      }
+      fruitless[i] = 0;
+      if (!contents.insert(content).second) {
+        ++report.repeated_states;
+      } else {
+        ++report.states;
+        if (seed != 0) ++report.reordered_states;
+      }
+      std::string finding;
+      if (const absl::Status mounted = Mount(disk->device(), root, options.filesystem); !mounted.ok()) {
+        finding = std::string(mounted.message());
+      } else {
+        try {
+          finding = workload.check(root, acknowledged);
+        } catch (const std::exception& error) {
+          // A filesystem that a planted bug has damaged may fail anywhere.
+          finding = error.what();
+        }
+        RB_RETURN_IF_ERROR(Unmount(root));
+      }
+      if (!finding.empty()) {
+        ++report.bad_states;
+        if (report.findings.size() < kFindingsKept) {
+          report.findings.push_back(
+              absl::StrCat(options.filesystem, " after ", position, " operations, seed ", seed, ": ", finding));
+        }
       }
     }
+    report.exhausted = !found_any;
+    if (report.exhausted) break;
   }
-  report.distinct_states = contents.size();
   return report;
 }
 

@@ -26,17 +26,21 @@ struct Workload {
 struct RigOptions {
   // "ext4", "xfs" or "btrfs".
   std::string filesystem;
-  // How many states to visit: prefixes spread evenly over all, and for each as many reordered ones as fit.
+  // How many states to visit, of which no two hold the same on the disk: every prefix, or as many as half of this,
+  // spread evenly over all, and then reordered and torn ones of each in turn.
   size_t states = 1000;
   uint64_t seed = 1;
 };
 
 struct RigReport {
   size_t operations = 0;
+  size_t prefixes = 0;
+  // Each with a content of its own. `exhausted`: fewer than were asked for, since no more were found.
   size_t states = 0;
+  bool exhausted = false;
   size_t reordered_states = 0;
-  // How many of them had a content that no other had before.
-  size_t distinct_states = 0;
+  // Checked once more, since more had been acknowledged by then.
+  size_t repeated_states = 0;
   // States in which `check` found something, and the first findings with the state that replays them.
   size_t bad_states = 0;
   std::vector<std::string> findings;

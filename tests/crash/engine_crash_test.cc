@@ -1,7 +1,8 @@
 // The tree transaction and the release store, held against the states that a power cut can leave: the tree is wholly
 // the old or wholly the new one, what was acknowledged is there, and every release that is left can really be restored.
 //
-// RB_CRASH_STATES: states a filesystem (default 300; CI visits 1700).
+// RB_CRASH_STATES: states a filesystem (default 300; CI visits 1800), and half as many with many files. Of the few
+// writes of the smaller scenario, ext4 and xfs have fewer states than that: then all that are found.
 #include <unistd.h>
 
 #include <cstdio>
@@ -49,9 +50,10 @@ void VisitStates(const char* filesystem, RollbackScenario scenario, size_t part)
   const absl::StatusOr<RigReport> report = VisitCrashStates(workload, options);
   if (absl::IsUnavailable(report.status())) GTEST_SKIP() << report.status();
   ASSERT_TRUE(report.ok()) << report.status();
-  std::printf("%s: %zu operations, %zu states (%zu distinct, %zu reordered), %zu bad\n", filesystem, report->operations,
-              report->states, report->distinct_states, report->reordered_states, report->bad_states);
-  EXPECT_EQ(report->states, options.states);
+  std::printf("%s: %zu operations, %zu prefixes, %zu states, all different%s (%zu reordered), %zu bad\n", filesystem,
+              report->operations, report->prefixes, report->states,
+              report->exhausted ? ", which is all that were found" : "", report->reordered_states, report->bad_states);
+  EXPECT_TRUE(report->states == options.states || report->exhausted);
   EXPECT_EQ(report->bad_states, 0u) << absl::StrJoin(report->findings, "\n");
 }
 
@@ -60,7 +62,7 @@ TEST_P(EngineCrashStates, TheTreeIsWholeAndNothingAcknowledgedIsLost) {
 }
 
 // On several threads, and with flushes of the whole filesystem.
-TEST_P(EngineCrashStates, SoItIsWithManyFiles) { VisitStates(GetParam(), RollbackScenario(100), 8); }
+TEST_P(EngineCrashStates, SoItIsWithManyFiles) { VisitStates(GetParam(), RollbackScenario(100), 2); }
 
 INSTANTIATE_TEST_SUITE_P(Filesystems, EngineCrashStates, ::testing::Values("ext4", "xfs", "btrfs"),
                          [](const auto& parameter) { return std::string(parameter.param); });

@@ -50,6 +50,7 @@ struct Disk {
   uint64_t size_bytes = 0;
   bool recording = false;
   bool base_is_fixed = false;  // since recording began: what is written goes on top of it
+  Pages start;                 // what was written before recording began
   Pages base;                  // recorded operations below `applied` are in it as well
   size_t applied = 0;          // how many operations `base` holds
   Pages overlay;               // while showing: what is on top of `base`
@@ -95,6 +96,15 @@ void CountBasePage(uint64_t page_number) {
   disk->base_sum += number;
 }
 
+Pages CopyOf(const Pages& pages) {
+  Pages copy;
+  for (const auto& [page_number, page] : pages) copy[page_number] = std::make_unique<Page>(*page);
+  return copy;
+}
+
+// Of how many eighths of the blocks that were not flushed a disk has written.
+unsigned EighthsWritten(std::mt19937_64* random) { return std::array<unsigned, 3>{1, 4, 7}[(*random)() % 3]; }
+
 // A sum, so that the order of the pages does not matter.
 uint64_t NumberOfAll() {
   uint64_t sum = disk->base_sum;
@@ -112,6 +122,7 @@ int Control(const std::string& command) {
   if (words[0] == "record") {
     disk->recording = true;
     disk->base_is_fixed = true;
+    disk->start = CopyOf(disk->base);
     return 0;
   }
   if (words[0] == "stop") {
@@ -132,8 +143,12 @@ int Control(const std::string& command) {
     }
     size_t last_flush = count;
     while (last_flush > 0 && !disk->operations[last_flush - 1].is_flush) --last_flush;
-    // States are shown in rising order: the base only ever grows.
-    if (disk->applied > last_flush) return -EINVAL;
+    if (disk->applied > last_flush) {
+      disk->base = CopyOf(disk->start);
+      disk->applied = 0;
+      disk->base_numbers.clear();
+      disk->base_sum = 0;
+    }
     if (disk->base_numbers.empty()) {
       for (const auto& [page_number, page] : disk->base) CountBasePage(page_number);
     }
@@ -145,10 +160,14 @@ int Control(const std::string& command) {
     }
     disk->overlay.clear();
     std::mt19937_64 random(seed);
+    const unsigned written = seed == 0 ? 8 : EighthsWritten(&random);
     for (size_t i = last_flush; i < count; ++i) {
-      if (seed != 0 && (random() & 1) == 0) continue;
       const DiskOperation& operation = disk->operations[i];
-      WriteInto(&disk->overlay, &disk->base, operation.offset, operation.data.data(), operation.data.size());
+      for (size_t at = 0, part = 0; at < operation.data.size(); at += part) {
+        part = std::min(operation.data.size() - at, kPageBytes - (operation.offset + at) % kPageBytes);
+        if (random() % 8 >= written) continue;
+        WriteInto(&disk->overlay, &disk->base, operation.offset + at, operation.data.data() + at, part);
+      }
     }
     disk->shown = NumberOfAll();
     return 0;

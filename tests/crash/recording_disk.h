@@ -42,8 +42,9 @@ class RecordingDisk {
   absl::StatusOr<std::vector<Mark>> Marks();
 
   // Shows the base and the first `operations` operations; all that is written from now on is forgotten at the next
-  // call. With a seed other than 0, each write since the last flush is there or not by chance: a disk may write in any
-  // order between flushes. Nothing may be mounted.
+  // call. With a seed other than 0, each block of 4 KiB of each write since the last flush is there or not by chance:
+  // between flushes a disk writes in any order, and tears a write between blocks. Nothing may be mounted. Going back
+  // to fewer operations takes longer than going on.
   absl::Status ShowState(size_t operations, uint64_t seed);
   // Of the whole content that ShowState showed last: states with the same content have the same number.
   absl::StatusOr<uint64_t> Shown();
