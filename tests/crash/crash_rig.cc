@@ -132,18 +132,26 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
   RB_ASSIGN_OR_RETURN(report.operations, disk->OperationCount());
   RB_ASSIGN_OR_RETURN(const std::vector<Mark> marks, disk->Marks());
   const size_t operations = report.operations;
-  report.prefixes = std::min(operations + 1, std::max<size_t>(2, options.states / 2));
+  report.prefixes = operations < options.states ? operations + 1 : std::max<size_t>(2, options.states / 2);
   std::vector<int> fruitless(report.prefixes, 0);  // how often in turn nothing new was found
   std::set<uint64_t> contents;
   std::set<std::pair<uint64_t, size_t>> seen;  // content, and how much was acknowledged
-  // One state of each prefix in a round: the prefix itself first, then another reordering each time.
+  // One state of each prefix in a round: the prefix itself first, then another reordering each time. What is left for
+  // the last rounds is spread evenly, too.
   for (uint64_t round = 0; round < kMostRounds && contents.size() < options.states; ++round) {
-    bool found_any = false;
+    const size_t wanted = options.states - contents.size();
+    const auto fruitful = static_cast<size_t>(
+        std::count_if(fruitless.begin(), fruitless.end(), [](int tries) { return tries < kFruitlessTries; }));
+    report.exhausted = fruitful == 0;
+    if (report.exhausted) break;
+    size_t share = round * wanted % fruitful;
     for (size_t i = 0; i < report.prefixes && contents.size() < options.states; ++i) {
       if (fruitless[i] == kFruitlessTries) continue;
+      share += std::min(wanted, fruitful);
+      if (share < fruitful) continue;
+      share -= fruitful;
       const size_t position = i * operations / (report.prefixes - 1);
       const uint64_t seed = round == 0 ? 0 : options.seed * 1000003 + round * (operations + 1) + position;
-      found_any = true;
       std::vector<std::string> acknowledged;
       for (const Mark& mark : marks) {
         if (mark.position <= position) acknowledged.push_back(mark.text);
@@ -181,8 +189,6 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
         }
       }
     }
-    report.exhausted = !found_any;
-    if (report.exhausted) break;
   }
   return report;
 }

@@ -26,8 +26,8 @@ struct Workload {
 struct RigOptions {
   // "ext4", "xfs" or "btrfs".
   std::string filesystem;
-  // How many states to visit, of which no two hold the same on the disk: every prefix, or as many as half of this,
-  // spread evenly over all, and then reordered and torn ones of each in turn.
+  // How many states to visit, of which no two hold the same on the disk: every prefix, then reordered and torn ones of
+  // each in turn. Where that is less than there are prefixes, half of it is spread evenly over them.
   size_t states = 1000;
   uint64_t seed = 1;
 };
