@@ -135,7 +135,8 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
   report.prefixes = operations < options.states ? operations + 1 : std::max<size_t>(2, options.states / 2);
   std::vector<int> fruitless(report.prefixes, 0);  // how often in turn nothing new was found
   std::set<uint64_t> contents;
-  std::set<std::pair<uint64_t, size_t>> seen;  // content, and how much was acknowledged
+  // Content, and how much was acknowledged: a content is checked once more where more had been by then.
+  std::set<std::pair<uint64_t, size_t>> seen;
   // One state of each prefix in a round: the prefix itself first, then another reordering each time. What is left for
   // the last rounds is spread evenly, too.
   for (uint64_t round = 0; round < kMostRounds && contents.size() < options.states; ++round) {
@@ -163,12 +164,7 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
         continue;
       }
       fruitless[i] = 0;
-      if (!contents.insert(content).second) {
-        ++report.repeated_states;
-      } else {
-        ++report.states;
-        if (seed != 0) ++report.reordered_states;
-      }
+      if (contents.insert(content).second && seed != 0) ++report.reordered_states;
       std::string finding;
       if (const absl::Status mounted = Mount(disk->device(), root, options.filesystem); !mounted.ok()) {
         finding = std::string(mounted.message());
@@ -190,6 +186,7 @@ absl::StatusOr<RigReport> VisitCrashStates(const Workload& workload, const RigOp
       }
     }
   }
+  report.states = contents.size();
   return report;
 }
 

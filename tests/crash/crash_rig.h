@@ -39,8 +39,6 @@ struct RigReport {
   size_t states = 0;
   bool exhausted = false;
   size_t reordered_states = 0;
-  // Checked once more, since more had been acknowledged by then.
-  size_t repeated_states = 0;
   // States in which `check` found something, and the first findings with the state that replays them.
   size_t bad_states = 0;
   std::vector<std::string> findings;

@@ -179,6 +179,14 @@ class MainRoad(unittest.TestCase):
         self.assertEqual({host["target_seconds"] for host in report["hosts"]}, {120})
         self.assert_runs(["test-1", "test-2"], "v1.0.0")
 
+    def test_an_agent_has_room_in_its_table_of_descriptors_before_a_large_swap_needs_it(self):
+        of_agent = f"/proc/{self.fleet.processes['prod-1'].pid}"
+        with open(f"{of_agent}/status", encoding="utf-8") as f:
+            room = int(re.search(r"^FDSize:\s+(\d+)$", f.read(), re.MULTILINE)[1])
+        with open(f"{of_agent}/limits", encoding="utf-8") as f:
+            limit = int(re.search(r"^Max open files\s+(\d+) ", f.read(), re.MULTILINE)[1])
+        self.assertGreaterEqual(room, min(limit // 2, 8192))
+
     def test_a_plan_changes_nothing(self):
         fleet = self.fleet
         fleet.deploy("test", "v1.0.0")
